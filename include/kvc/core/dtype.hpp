@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/math.hpp"
+
+// 16-bit and 8-bit floating-point storage types. They store and convert; arithmetic is fp32.
+// Written with integers and selects only: the same bits on every compiler and device, and loops over them vectorise.
+
+namespace kvc::inline v0_1 {
+
+/// bfloat16: the upper half of an fp32, rounded to nearest even.
+struct bf16 {
+  uint16 bits;
+
+  static constexpr int bytes = 2;
+  KVC_HD static bf16 from(float x) {
+    const uint32 u = float_bits(x);
+    const uint32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const uint32 quiet = (u >> 16) | 0x40u;  // a NaN must not round to infinity
+    return {static_cast<uint16>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded)};
+  }
+  KVC_HD float value() const { return bits_float(static_cast<uint32>(bits) << 16); }
+};
+
+/// IEEE binary16. Finite values beyond +-65504 saturate, infinities and NaN are kept.
+struct fp16 {
+  uint16 bits;
+
+  static constexpr int bytes = 2;
+  static constexpr float largest = 65504.0f;
+
+  KVC_HD static fp16 from(float x) {
+    const uint32 sign = (float_bits(x) >> 16) & 0x8000u;
+    const uint32 a = float_bits(x) & 0x7fffffffu;
+    // Normal: rebias the exponent and round to even on the 13 dropped bits.
+    const uint32 normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13;
+    // Subnormal: adding 0.5 aligns the mantissa; the addition rounds to even.
+    const uint32 subnormal = float_bits(bits_float(a) + 0.5f) - 0x3f000000u;
+    uint32 h = a < 0x38800000u ? subnormal : normal;
+    h = a > 0x477fe000u ? 0x7bffu : h;                           // finite, too large: saturate
+    h = a >= 0x7f800000u ? 0x7c00u : h;                          // infinity
+    h = a > 0x7f800000u ? (0x7e00u | ((a >> 13) & 0x3ffu)) : h;  // NaN keeps its payload
+    return {static_cast<uint16>(sign | h)};
+  }
+
+  KVC_HD float value() const {
+    const uint32 sign = static_cast<uint32>(bits & 0x8000u) << 16;
+    const uint32 a = bits & 0x7fffu;
+    const float normal = bits_float((a << 13) + 0x38000000u);
+    const float special = bits_float((a << 13) + 0x70000000u);
+    const float subnormal = static_cast<float>(static_cast<int32>(a)) * 5.9604644775390625e-8f;  // 2^-24
+    const float magnitude = a >= 0x7c00u ? special : (a < 0x400u ? subnormal : normal);
+    return bits_float(float_bits(magnitude) | sign);
+  }
+};
+
+namespace detail {
+
+/// The next fp16 towards +infinity; of the largest finite one, itself.
+KVC_HD fp16 next_above(fp16 h) {
+  if (h.bits == 0x8000u) return {0x0001u};
+  if (h.bits & 0x8000u) return {static_cast<uint16>(h.bits - 1)};
+  return {static_cast<uint16>(h.bits >= 0x7bffu ? h.bits : h.bits + 1)};
+}
+/// The next fp16 towards -infinity; of the lowest finite one, itself.
+KVC_HD fp16 next_below(fp16 h) {
+  if (h.bits == 0x0000u) return {0x8001u};
+  if (h.bits & 0x8000u) return {static_cast<uint16>(h.bits >= 0xfbffu ? h.bits : h.bits + 1)};
+  return {static_cast<uint16>(h.bits - 1)};
+}
+
+}  // namespace detail
+
+/// Smallest fp16 not below x (finite x; saturates at 65504).
+KVC_HD fp16 fp16_above(float x) {
+  const fp16 h = fp16::from(x);
+  return h.value() < x ? detail::next_above(h) : h;
+}
+
+/// Largest fp16 not above x (finite x; saturates at -65504).
+KVC_HD fp16 fp16_below(float x) {
+  const fp16 h = fp16::from(x);
+  return h.value() > x ? detail::next_below(h) : h;
+}
+
+/// OCP FP8 E4M3: bias 7, no infinities, largest 448, smallest subnormal 2^-9. Finite overflow saturates;
+/// infinities and NaN become NaN, so that they stay visible.
+struct fp8_e4m3_value {
+  uint8 bits;
+
+  static constexpr int bytes = 1;
+  static constexpr float largest = 448.0f;
+
+  KVC_HD static fp8_e4m3_value from(float x) {
+    const uint32 sign = (float_bits(x) >> 24) & 0x80u;
+    const uint32 a = float_bits(x) & 0x7fffffffu;
+    const uint32 normal = (a - 0x3c000000u + 0x7ffffu + ((a >> 20) & 1u)) >> 20;
+    // 2^-9 is one unit: adding 2^14 leaves the mantissa's last bit at 2^-9, rounded to even.
+    const uint32 subnormal = float_bits(bits_float(a) + 16384.0f) - 0x46800000u;
+    uint32 e = a < 0x3c800000u ? subnormal : normal;
+    e = a > 0x43e00000u ? 0x7eu : e;
+    e = a >= 0x7f800000u ? 0x7fu : e;
+    return {static_cast<uint8>(sign | e)};
+  }
+
+  KVC_HD float value() const {
+    const uint32 sign = static_cast<uint32>(bits & 0x80u) << 24;
+    const uint32 a = bits & 0x7fu;
+    const float normal = bits_float((a << 20) + 0x3c000000u);
+    const float subnormal = static_cast<float>(static_cast<int32>(a)) * 0.001953125f;  // 2^-9
+    const float magnitude = a == 0x7fu ? quiet_nan() : (a < 8u ? subnormal : normal);
+    return bits_float(float_bits(magnitude) | sign);
+  }
+};
+
+/// fp32 under the same two functions, so that code over element types needs no special case.
+struct fp32 {
+  float number;
+
+  static constexpr int bytes = 4;
+  KVC_HD static fp32 from(float x) { return {x}; }
+  KVC_HD float value() const { return number; }
+};
+
+/// Maps an element type as users write it (float, bf16, fp16) to the storage type with from() and value().
+template <class T>
+struct storage_of {
+  using type = T;
+};
+template <>
+struct storage_of<float> {
+  using type = fp32;
+};
+
+KVC_HD float to_float(float x) {
+  return x;
+}
+KVC_HD float to_float(bf16 x) {
+  return x.value();
+}
+KVC_HD float to_float(fp16 x) {
+  return x.value();
+}
+
+KVC_HD void from_float(float x, float& out) {
+  out = x;
+}
+KVC_HD void from_float(float x, bf16& out) {
+  out = bf16::from(x);
+}
+KVC_HD void from_float(float x, fp16& out) {
+  out = fp16::from(x);
+}
+
+}  // namespace kvc::inline v0_1

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/math.hpp"
+#include "kvc/core/policy.hpp"
+#include "kvc/core/text.hpp"
+
+// A dims policy is a linear row transform, model row [HeadDim] -> stored row [width]. Keys are scored in the stored
+// space through a folded query, values are summed there and unfolded once per query; where keys must be turned after
+// that (rotary::deferred), rows are expanded tile by tile. Constants come from the calibration (floats per stored
+// head).
+
+namespace kvc::inline v0_1::dims {
+
+namespace detail {
+
+template <class P, int HeadDim>
+concept has_width = requires {
+  {P::template width<HeadDim> + 0};
+  {P::template calibration_floats<HeadDim> + 0};
+};
+template <class P, int HeadDim>
+concept has_transform = requires(const float* in, float* out, const float* constants) {
+  P::template compress<HeadDim>(in, out, constants);
+  P::template expand<HeadDim>(in, out, constants);
+  P::template fold_query<HeadDim>(in, out, constants);
+  P::template initialise<HeadDim>(out);
+};
+template <class P>
+concept has_name = requires {
+  P::name.c_str();
+};
+
+/// Sentences for people; compose calls it for every side of a dims policy.
+template <class P, int HeadDim>
+consteval bool check() {
+  static_assert(has_name<P>, "kvc: a dims policy must define 'static constexpr auto name = kvc::text(\"...\")'");
+  static_assert(has_width<P, HeadDim>,
+                "kvc: a dims policy must define 'template <int HeadDim> static constexpr int width, "
+                "calibration_floats' (channels of a stored row; constants per stored head)");
+  static_assert(has_transform<P, HeadDim>,
+                "kvc: a dims policy must define 'template <int HeadDim> KVC_HD static void compress(const float* row, "
+                "float* stored, const float* constants)', 'expand(stored, row, constants)', 'fold_query(query, "
+                "folded, constants)' and 'initialise(float* constants)'");
+  return true;
+}
+
+}  // namespace detail
+
+/// True for a policy that stores a joint latent and a rotary key instead of keys and values.
+template <class P>
+inline constexpr bool is_latent = requires {
+  requires P::is_latent;
+};
+
+}  // namespace kvc::inline v0_1::dims

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/dims/concept.hpp"
+
+namespace kvc::inline v0_1::dims {
+
+/// Rank channels per stored row: z = E x on append, x ~ D^T z. Attention stays in the compressed space: the query is
+/// folded (D q), the output unfolded (D^T o). With rotary::deferred the rows are expanded tile by tile instead.
+/// Constants: encode E [Rank][HeadDim], then decode D [Rank][HeadDim]. For an orthonormal basis E = D (PCA); a
+/// query-aware basis has E != D (whitened by the queries' second moment: calibrate/low_rank.hpp).
+template <int Rank>
+struct low_rank {
+  static_assert(Rank >= 1, "kvc: dims::low_rank<R> needs R >= 1");
+
+  using axis = dims_axis;
+  static constexpr auto name = named("low_rank", Rank);
+
+  template <int HeadDim>
+  static constexpr int width = Rank;
+  template <int HeadDim>
+  static constexpr int calibration_floats = 2 * Rank* HeadDim;
+
+  /// Without a calibration: the leading channels.
+  template <int HeadDim>
+  static void initialise(float* constants) {
+    static_assert(Rank <= HeadDim, "kvc: dims::low_rank<R>: R must not exceed the head dim");
+    for (int i = 0; i < 2 * Rank * HeadDim; ++i)
+      constants[i] = (i % (Rank * HeadDim)) % (HeadDim + 1) == 0 ? 1.0f : 0.0f;
+  }
+  template <int HeadDim>
+  KVC_HD static void compress(const float* row, float* stored, const float* constants) {
+    multiply<HeadDim>(constants, row, stored);
+  }
+  template <int HeadDim>
+  KVC_HD static void fold_query(const float* query, float* folded, const float* constants) {
+    multiply<HeadDim>(constants + Rank * HeadDim, query, folded);
+  }
+  /// row = D^T stored
+  template <int HeadDim>
+  KVC_HD static void expand(const float* stored, float* row, const float* constants) {
+    const float* decode = constants + Rank * HeadDim;
+    float sum[HeadDim] = {};
+    for (int r = 0; r < Rank; ++r) {
+      for (int i = 0; i < HeadDim; ++i) sum[i] += stored[r] * decode[r * HeadDim + i];
+    }
+    for (int i = 0; i < HeadDim; ++i) row[i] = sum[i];
+  }
+
+ private:
+  /// out[Rank] = matrix[Rank][HeadDim] in[HeadDim]
+  template <int HeadDim>
+  KVC_HD static void multiply(const float* matrix, const float* in, float* out) {
+    for (int r = 0; r < Rank; ++r) {
+      float sum = 0;
+      for (int i = 0; i < HeadDim; ++i) sum += matrix[r * HeadDim + i] * in[i];
+      out[r] = sum;
+    }
+  }
+};
+
+}  // namespace kvc::inline v0_1::dims

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/dtype.hpp"
+#include "kvc/core/policy.hpp"
+#include "kvc/core/text.hpp"
+
+// A quant policy says how the elements of a stored row are kept. There are two kinds:
+//
+//   codec    encodes a group of tokens x [tokens][Width] into codes (row_bytes<Width> per token) and group constants
+//            such as scales (group_bytes<Width> per group of tokens_per_group tokens), and decodes them;
+//   wrapper  transforms rows before its inner codec (rotated, centred) or keeps some of them exact (exact_ends).
+//
+// Every codec states its error: bound() gives, per element, a number that |x - decode(encode(x))| never exceeds.
+
+namespace kvc::inline v0_1::quant {
+
+/// Where one scale applies: to channels of one token, or to tokens of one channel.
+enum grouping { per_token, per_channel };
+
+/// How the levels of a group lie: affine has a scale and an offset; symmetric is centred on an exact zero and leaves
+/// one code unused; midrise has all 2^bits levels at odd multiples of half a step.
+enum grid { affine, symmetric, midrise };
+
+/// A group that spans the whole segment.
+inline constexpr int whole_segment = 1 << 30;
+
+template <class P>
+inline constexpr bool is_wrapper = requires {
+  typename P::inner_codec;
+};
+
+/// The codec inside all wrappers.
+template <class P>
+struct innermost {
+  using type = P;
+};
+template <class P>
+requires is_wrapper<P>
+struct innermost<P> {
+  using type = typename innermost<typename P::inner_codec>::type;
+};
+
+namespace detail {
+
+template <class P>
+concept has_name = requires {
+  P::name.c_str();
+};
+template <class P>
+concept has_tokens_per_group = requires {
+  P::tokens_per_group + 0;
+};
+template <class P, int Width>
+concept has_sizes = requires {
+  {P::template row_bytes<Width> + 0};
+  {P::template group_bytes<Width> + 0};
+};
+template <class P, int Width>
+concept has_encode = requires(const float* x, byte* codes, byte* constants) {
+  P::template encode<Width>(x, 0, 1, codes, constants);
+};
+template <class P, int Width>
+concept has_decode = requires(const byte* codes, const byte* constants, float* x) {
+  P::template decode<Width>(codes, constants, 0, 1, x);
+};
+template <class P, int Width>
+concept has_bound = requires(const float* x, float* out) {
+  P::template bound<Width>(x, 0, 1, out);
+};
+
+/// Sentences for people; compose calls it for the codec of every segment.
+template <class P, int Width>
+consteval bool check_codec() {
+  static_assert(is_on_axis<P, quant_axis>, "kvc: a codec must define 'using axis = kvc::quant_axis'");
+  static_assert(has_name<P>, "kvc: a codec must define 'static constexpr auto name = kvc::text(\"...\")'");
+  static_assert(has_tokens_per_group<P>,
+                "kvc: a codec must define 'static constexpr int tokens_per_group' (1 if every token stands alone)");
+  static_assert(has_sizes<P, Width>,
+                "kvc: a codec must define 'template <int Width> static constexpr int row_bytes, group_bytes' (codes of "
+                "one token; constants of one group of tokens)");
+  static_assert(has_encode<P, Width>,
+                "kvc: a codec must define 'template <int Width> KVC_HD static void encode(const float* x, int begin, "
+                "int end, kvc::byte* codes, kvc::byte* constants)' (tokens [begin, end) of one group)");
+  static_assert(has_decode<P, Width>,
+                "kvc: a codec must define 'template <int Width> KVC_HD static void decode(const kvc::byte* codes, "
+                "const kvc::byte* constants, int begin, int end, float* x)' (tokens [begin, end) of one group)");
+  static_assert(has_bound<P, Width>,
+                "kvc: a codec must define 'template <int Width> static void bound(const float* x, int begin, int end, "
+                "float* out)' (largest possible |x - decode(encode(x))| per element)");
+  return true;
+}
+
+}  // namespace detail
+
+}  // namespace kvc::inline v0_1::quant

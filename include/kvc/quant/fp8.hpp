@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/quant/scale.hpp"
+
+namespace kvc::inline v0_1::quant {
+
+/// OCP FP8 E4M3 elements. Group = 0: no scale, values beyond +-448 saturate. Group > 0: one scale per group of channels
+/// of a token (a Group longer than the segment is one group), chosen so that the largest magnitude is 448.
+/// NaN stays NaN; an infinity becomes NaN (alone without a scale, with its whole group where there is one).
+template <int Group = 0, scale_type Type = scale_type::fp16>
+struct fp8_e4m3 {
+  static_assert(Group >= 0, "kvc: quant::fp8_e4m3<Group> needs Group >= 0 (0: no scale)");
+
+  using axis = quant_axis;
+  using constants_of = stored_constants<symmetric, Type>;
+  static constexpr auto name = named("fp8_e4m3", Group == whole_segment ? text("whole") : text(Group),
+                                     Type == scale_type::fp16 ? text("fp16") : text("fp32"));
+  static constexpr int tokens_per_group = 1;
+
+  template <int Width>
+  static constexpr int group_length = Group == 0 || Group > Width ? Width : Group;
+  template <int Width>
+  static constexpr int groups = (Width + group_length<Width> - 1) / group_length<Width>;
+  template <int Width>
+  static constexpr int row_bytes = Width;
+  template <int Width>
+  static constexpr int group_bytes = Group == 0 ? 0 : groups<Width>* constants_of::bytes;
+
+  template <int Width>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
+    for (int t = begin; t < end; ++t) {
+      for (int g = 0; g < groups<Width>; ++g) {
+        const float* row = x + (t - begin) * Width;
+        const float scale = scale_of<Width>(row, g);
+        const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+        if constexpr (Group > 0) {
+          constants_of::store({scale, 0}, constants + t * group_bytes<Width> + g * constants_of::bytes);
+        }
+        const int stop = min_of((g + 1) * group_length<Width>, Width);
+        for (int i = g * group_length<Width>; i < stop; ++i) {
+          codes[t * Width + i] = fp8_e4m3_value::from(row[i] * inverse).bits;
+        }
+      }
+    }
+  }
+
+  template <int Width>
+  KVC_HD static void decode(const byte* codes, const byte* constants, int begin, int end, float* x) {
+    for (int t = begin; t < end; ++t) {
+      for (int g = 0; g < groups<Width>; ++g) {
+        float scale = 1;
+        if constexpr (Group > 0) {
+          scale = constants_of::load(constants + t * group_bytes<Width> + g * constants_of::bytes).scale;
+        }
+        const int stop = min_of((g + 1) * group_length<Width>, Width);
+        for (int i = g * group_length<Width>; i < stop; ++i) {
+          x[(t - begin) * Width + i] = fp8_e4m3_value{codes[t * Width + i]}.value() * scale;
+        }
+      }
+    }
+  }
+
+  /// 2^-4 of |x|, at least half of the smallest step, plus what saturation clips.
+  template <int Width>
+  static void bound(const float* x, int begin, int end, float* out) {
+    for (int t = 0; t < end - begin; ++t) {
+      for (int g = 0; g < groups<Width>; ++g) {
+        const float scale = scale_of<Width>(x + t * Width, g);
+        const int stop = min_of((g + 1) * group_length<Width>, Width);
+        for (int i = t * Width + g * group_length<Width>; i < t * Width + stop; ++i) {
+          const float a = x[i] < 0 ? -x[i] : x[i];
+          out[i] = scale >= 0 ? a * 0.0625f * 1.0001f + scale * 0.0009765625f * 1.0001f +
+                                    max_of(0.0f, a - scale * fp8_e4m3_value::largest)
+                              : infinity();
+        }
+      }
+    }
+  }
+
+ private:
+  template <int Width>
+  KVC_HD static float scale_of(const float* row, int group) {
+    if constexpr (Group == 0) {
+      return 1.0f;
+    } else {
+      float magnitude = 0;
+      uint32 not_finite = 0;
+      const int stop = min_of((group + 1) * group_length<Width>, Width);
+      for (int i = group * group_length<Width>; i < stop; ++i) {
+        const float a = row[i] < 0 ? -row[i] : row[i];
+        magnitude = a > magnitude ? a : magnitude;
+        not_finite |= is_finite(row[i]) ? 0u : 1u;
+      }
+      if (not_finite != 0) return quiet_nan();
+      const float wanted = magnitude / fp8_e4m3_value::largest;
+      return Type == scale_type::fp16 ? fp16_above(wanted).value() : wanted;
+    }
+  }
+};
+
+}  // namespace kvc::inline v0_1::quant

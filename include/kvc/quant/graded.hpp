@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/quant/integer.hpp"
+
+namespace kvc::inline v0_1::quant {
+
+/// Channels [first, first + Channels) of a graded row, in Bits bits and with one scale of their own per token.
+template <int Channels, int Bits, grid Grid = midrise, scale_type Type = scale_type::fp16>
+struct run {
+  static constexpr int channels = Channels;
+  using codec = integer<Bits, whole_segment, Grid, per_token, Type>;
+  static constexpr auto name =
+      named("run", Channels, Bits,
+            Grid == affine ? text("affine") : (Grid == symmetric ? text("symmetric") : text("midrise")),
+            Type == scale_type::fp16 ? text("fp16") : text("fp32"));
+  static_assert(Channels > 0 && Channels % packing<Bits>::unit == 0,
+                "kvc: quant::run<N, Bits>: N channels do not fill whole bytes at this many bits");
+};
+
+/// Runs of channels with bits of their own: many for the strong channels of a calibrated basis, few for the weak.
+/// The runs must add up to the width of the segment.
+template <class... Runs>
+struct graded {
+  static_assert(sizeof...(Runs) >= 1, "kvc: quant::graded needs at least one quant::run<N, Bits>");
+
+  using axis = quant_axis;
+  static constexpr auto name = named("graded", Runs::name...);
+  static constexpr int tokens_per_group = 1;
+  static constexpr int channels = (Runs::channels + ...);
+
+  template <int Width>
+  static constexpr int row_bytes = (Runs::codec::template row_bytes<Runs::channels> + ...);
+  template <int Width>
+  static constexpr int group_bytes = (Runs::codec::template group_bytes<Runs::channels> + ...);
+
+  template <int Width>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
+    static_assert(Width == channels, "kvc: quant::graded: the runs must add up to the width of the segment");
+    for (int t = begin; t < end; ++t) {
+      const float* row = x + (t - begin) * Width;
+      byte* c = codes + t * row_bytes<Width>;
+      byte* k = constants + t * group_bytes<Width>;
+      ((Runs::codec::template encode<Runs::channels>(row, 0, 1, c, k), row += Runs::channels,
+        c += Runs::codec::template row_bytes<Runs::channels>, k += Runs::codec::template group_bytes<Runs::channels>),
+       ...);
+    }
+  }
+
+  template <int Width>
+  KVC_HD static void decode(const byte* codes, const byte* constants, int begin, int end, float* x) {
+    for (int t = begin; t < end; ++t) {
+      float* row = x + (t - begin) * Width;
+      const byte* c = codes + t * row_bytes<Width>;
+      const byte* k = constants + t * group_bytes<Width>;
+      ((Runs::codec::template decode<Runs::channels>(c, k, 0, 1, row), row += Runs::channels,
+        c += Runs::codec::template row_bytes<Runs::channels>, k += Runs::codec::template group_bytes<Runs::channels>),
+       ...);
+    }
+  }
+
+  template <int Width>
+  static void bound(const float* x, int begin, int end, float* out) {
+    for (int t = 0; t < end - begin; ++t) {
+      const float* row = x + t * Width;
+      float* o = out + t * Width;
+      ((Runs::codec::template bound<Runs::channels>(row, 0, 1, o), row += Runs::channels, o += Runs::channels), ...);
+    }
+  }
+};
+
+}  // namespace kvc::inline v0_1::quant

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/quant/pack.hpp"
+#include "kvc/quant/scale.hpp"
+
+namespace kvc::inline v0_1::quant {
+
+/// Bits-wide integer codes with one scale (and, affine, one offset) per group.
+///
+///   per_token     groups of Group channels of one token; the last one may be shorter, and a Group longer than the
+///                 segment is one group. Constants of a token: [groups]{scale, offset}.
+///   per_channel   groups of Group tokens of one channel (KIVI, arXiv 2402.02750). Constants of a group of tokens:
+///                 [Width]{scale, offset}. The newest tokens wait in the open tail until their group is full.
+///
+/// NaN and infinities make their whole group decode to NaN. With fp16 constants, offsets beyond +-65504 and scales
+/// beyond 65504 saturate and values clip to the levels that remain; scale_type::fp32 has no such limit.
+template <int Bits, int Group = whole_segment, grid Grid = affine, grouping Grouping = per_token,
+          scale_type Type = scale_type::fp16>
+struct integer {
+  static_assert(Bits >= 2 && Bits <= 8, "kvc: quant::integer<Bits, Group> has 2 to 8 bits");
+  static_assert(Group >= 1, "kvc: quant::integer<Bits, Group> needs Group >= 1");
+  static_assert(Grouping == per_token || Group <= 1024,
+                "kvc: quant::integer per channel groups tokens: give Group, at most 1024");
+
+  using axis = quant_axis;
+  using levels = integer_grid<Bits, Grid, Type>;
+  using constants_of = stored_constants<Grid, Type>;
+  static constexpr auto name =
+      named("integer", Bits, Group == whole_segment ? text("whole") : text(Group),
+            Grid == affine ? text("affine") : (Grid == symmetric ? text("symmetric") : text("midrise")),
+            Grouping == per_token ? text("per_token") : text("per_channel"),
+            Type == scale_type::fp16 ? text("fp16") : text("fp32"));
+  static constexpr int tokens_per_group = Grouping == per_token ? 1 : Group;
+
+  template <int Width>
+  static constexpr int group_length = Group < Width ? Group : Width;
+  template <int Width>
+  static constexpr int groups = (Width + group_length<Width> - 1) / group_length<Width>;
+  template <int Width>
+  static constexpr int row_bytes = Width* Bits / 8;
+  template <int Width>
+  static constexpr int group_bytes = (Grouping == per_token ? groups<Width> : Width) * constants_of::bytes;
+
+  template <int Width>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
+    static_assert(Width * Bits % 8 == 0,
+                  "kvc: quant::integer: the segment's channels do not fill whole bytes at this many bits");
+    if constexpr (Grouping == per_token) {
+      for (int t = begin; t < end; ++t) {
+        encode_token<Width>(x + (t - begin) * Width, codes + t * row_bytes<Width>, constants + t * group_bytes<Width>);
+      }
+    } else {
+      encode_channels<Width>(x, begin, end, codes, constants);
+    }
+  }
+
+  template <int Width>
+  KVC_HD static void decode(const byte* codes, const byte* constants, int begin, int end, float* x) {
+    for (int t = begin; t < end; ++t) {
+      uint8 c[Width];
+      unpack<Bits, Width>(codes + t * row_bytes<Width>, c);
+      float* row = x + (t - begin) * Width;
+      if constexpr (Grouping == per_token) {
+        const byte* of_token = constants + t * group_bytes<Width>;
+        for (int g = 0; g < groups<Width>; ++g) {
+          const grid_constants k = constants_of::load(of_token + g * constants_of::bytes);
+          constexpr int length = group_length<Width>;
+          const int stop = min_of((g + 1) * length, Width);
+          for (int i = g * length; i < stop; ++i) row[i] = levels::decode(c[i], k);
+        }
+      } else {
+        for (int i = 0; i < Width; ++i)
+          row[i] = levels::decode(c[i], constants_of::load(constants + i * constants_of::bytes));
+      }
+    }
+  }
+
+  template <int Width>
+  static void bound(const float* x, int begin, int end, float* out) {
+    const int tokens = end - begin;
+    if constexpr (Grouping == per_token) {
+      for (int t = 0; t < tokens; ++t) {
+        for (int g = 0; g < groups<Width>; ++g) {
+          const int first = t * Width + g * group_length<Width>;
+          const int stop = t * Width + min_of((g + 1) * group_length<Width>, Width);
+          const group_range r = range_of(x + first, stop - first, 1);
+          for (int i = first; i < stop; ++i) out[i] = levels::bound(x[i], r);
+        }
+      }
+    } else {
+      for (int c = 0; c < Width; ++c) {
+        const group_range r = range_of(x + c, tokens, Width);
+        for (int t = 0; t < tokens; ++t) out[t * Width + c] = levels::bound(x[t * Width + c], r);
+      }
+    }
+  }
+
+  KVC_HD static group_range range_of(const float* x, int count, int stride) {
+    group_range r{x[0], x[0], true};
+    uint32 not_finite = 0;
+    for (int i = 0; i < count; ++i) {
+      const float v = x[i * stride];
+      r.low = v < r.low ? v : r.low;
+      r.high = v > r.high ? v : r.high;
+      not_finite |= is_finite(v) ? 0u : 1u;
+    }
+    r.finite = not_finite == 0;
+    return r;
+  }
+
+ private:
+  template <int Width>
+  KVC_HD static void encode_token(const float* x, byte* codes, byte* constants) {
+    uint8 c[Width];
+    for (int g = 0; g < groups<Width>; ++g) {
+      const int first = g * group_length<Width>;
+      const int stop = min_of(first + group_length<Width>, Width);
+      const grid_constants k = levels::choose(range_of(x + first, stop - first, 1));
+      const float inverse = levels::inverse(k);
+      for (int i = first; i < stop; ++i) c[i] = levels::encode(x[i], k, inverse);
+      constants_of::store(k, constants + g * constants_of::bytes);
+    }
+    pack<Bits, Width>(c, codes);
+  }
+
+  template <int Width>
+  KVC_HD static void encode_channels(const float* x, int begin, int end, byte* codes, byte* constants) {
+    float low[Width];
+    float high[Width];
+    uint32 not_finite[Width];
+    for (int i = 0; i < Width; ++i) {
+      low[i] = high[i] = x[i];
+      not_finite[i] = 0;
+    }
+    for (int t = 0; t < end - begin; ++t) {
+      for (int i = 0; i < Width; ++i) {
+        const float v = x[t * Width + i];
+        low[i] = v < low[i] ? v : low[i];
+        high[i] = v > high[i] ? v : high[i];
+        not_finite[i] |= is_finite(v) ? 0u : 1u;
+      }
+    }
+    for (int i = 0; i < Width; ++i) {
+      const grid_constants k = levels::choose({low[i], high[i], not_finite[i] == 0});
+      constants_of::store(k, constants + i * constants_of::bytes);
+    }
+    for (int t = begin; t < end; ++t) {
+      uint8 c[Width];
+      for (int i = 0; i < Width; ++i) {
+        const grid_constants k = constants_of::load(constants + i * constants_of::bytes);
+        c[i] = levels::encode(x[(t - begin) * Width + i], k, levels::inverse(k));
+      }
+      pack<Bits, Width>(c, codes + t * row_bytes<Width>);
+    }
+  }
+};
+
+}  // namespace kvc::inline v0_1::quant

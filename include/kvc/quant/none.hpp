@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/quant/concept.hpp"
+
+namespace kvc::inline v0_1::quant {
+
+/// Elements as T: float, bf16 or fp16, rounded to nearest even. The default is bf16.
+/// NaN and infinities are kept. fp16 saturates finite values at +-65504.
+template <class T = bf16>
+struct none {
+  using element = typename storage_of<T>::type;
+  static_assert(__is_same(element, fp32) || __is_same(element, bf16) || __is_same(element, fp16),
+                "kvc: quant::none<T> stores float, kvc::bf16 or kvc::fp16");
+
+  using axis = quant_axis;
+  static constexpr auto name = named("none", __is_same(element, fp32)   ? text("float")
+                                             : __is_same(element, bf16) ? text("bf16")
+                                                                        : text("fp16"));
+  static constexpr int tokens_per_group = 1;
+  template <int Width>
+  static constexpr int row_bytes = Width* element::bytes;
+  template <int Width>
+  static constexpr int group_bytes = 0;
+
+  template <int Width>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* /*constants*/) {
+    for (int i = 0; i < (end - begin) * Width; ++i) {
+      const element e = element::from(x[i]);
+      __builtin_memcpy(codes + begin * row_bytes<Width> + i * element::bytes, &e, sizeof e);
+    }
+  }
+  template <int Width>
+  KVC_HD static void decode(const byte* codes, const byte* /*constants*/, int begin, int end, float* x) {
+    for (int i = 0; i < (end - begin) * Width; ++i) {
+      element e;
+      __builtin_memcpy(&e, codes + begin * row_bytes<Width> + i * element::bytes, sizeof e);
+      x[i] = e.value();
+    }
+  }
+  /// Half a unit in the last place: at most 2^-8 of |x| for bf16, 2^-11 for fp16 (2^-25 below its normal numbers).
+  template <int Width>
+  static void bound(const float* x, int begin, int end, float* out) {
+    for (int i = 0; i < (end - begin) * Width; ++i) {
+      const float a = x[i] < 0 ? -x[i] : x[i];
+      if constexpr (__is_same(element, fp32)) out[i] = 0;
+      if constexpr (__is_same(element, bf16)) out[i] = a * 0.00390625f;
+      if constexpr (__is_same(element, fp16))
+        out[i] = a * 0.00048828125f + 2.98023224e-8f + max_of(0.0f, a - fp16::largest);
+    }
+  }
+};
+
+}  // namespace kvc::inline v0_1::quant

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/config.hpp"
+
+namespace kvc::inline v0_1::quant {
+
+// Codes of 1 to 8 bits, least significant bit first: element i occupies the bits [i * Bits, (i + 1) * Bits) of the row.
+// For 4 bits the even channel is the low nibble.
+
+/// Elements that fill a whole number of bytes, and those bytes.
+template <int Bits>
+struct packing {
+  static_assert(Bits >= 1 && Bits <= 8, "kvc: codes have 1 to 8 bits");
+  static constexpr int unit = Bits == 8 ? 1 : Bits == 4 ? 2 : Bits == 2 || Bits == 6 ? 4 : 8;
+  static constexpr int unit_bytes = unit * Bits / 8;
+  template <int Count>
+  static constexpr int bytes = Count* Bits / 8;
+};
+
+/// codes: [Count], each below 2^Bits; packed: [Count * Bits / 8].
+template <int Bits, int Count>
+KVC_HD void pack(const uint8* codes, byte* packed) {
+  using p = packing<Bits>;
+  static_assert(Count % p::unit == 0, "kvc: the number of channels does not fill whole bytes at this many bits");
+  for (int u = 0; u < Count / p::unit; ++u) {
+    uint64 word = 0;
+    for (int i = 0; i < p::unit; ++i) word |= static_cast<uint64>(codes[u * p::unit + i]) << (i * Bits);
+    for (int b = 0; b < p::unit_bytes; ++b) packed[u * p::unit_bytes + b] = static_cast<byte>(word >> (8 * b));
+  }
+}
+
+template <int Bits, int Count>
+KVC_HD void unpack(const byte* packed, uint8* codes) {
+  using p = packing<Bits>;
+  static_assert(Count % p::unit == 0, "kvc: the number of channels does not fill whole bytes at this many bits");
+  constexpr uint32 mask = (1u << Bits) - 1u;
+  for (int u = 0; u < Count / p::unit; ++u) {
+    uint64 word = 0;
+    for (int b = 0; b < p::unit_bytes; ++b) word |= static_cast<uint64>(packed[u * p::unit_bytes + b]) << (8 * b);
+    for (int i = 0; i < p::unit; ++i) codes[u * p::unit + i] = static_cast<uint8>((word >> (i * Bits)) & mask);
+  }
+}
+
+}  // namespace kvc::inline v0_1::quant

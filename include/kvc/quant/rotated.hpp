@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/quant/concept.hpp"
+
+namespace kvc::inline v0_1::quant {
+
+/// +1 or -1 for channel i: the sign diagonal of the rotation, the top bit of a multiplicative hash. Part of the format.
+KVC_HD constexpr float hadamard_sign(int i) {
+  return ((static_cast<uint32>(i) + 1u) * 2654435769u >> 16 & 1u) != 0 ? -1.0f : 1.0f;
+}
+
+/// In place: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block, butterflies in ascending stride.
+template <int Block>
+KVC_HD void hadamard(float* x) {
+  for (int half = 1; half < Block; half *= 2) {
+    for (int base = 0; base < Block; base += 2 * half) {
+      for (int i = base; i < base + half; ++i) {
+        const float a = x[i];
+        const float b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+    }
+  }
+  const float scale = 1.0f / sqrt_of(static_cast<float>(Block));
+  for (int i = 0; i < Block; ++i) x[i] *= scale;
+}
+
+/// Rows are rotated before they are encoded: y = H S x in blocks of the largest power of two that divides the segment,
+/// S a fixed diagonal of signs (QuaRot, arXiv 2404.00456). Orthonormal, so queries are rotated once instead of rows
+/// back, and outputs once after the sum.
+template <class Codec>
+struct rotated {
+  static_assert(is_on_axis<Codec, quant_axis>, "kvc: quant::rotated<Codec> takes a quant policy");
+
+  using axis = quant_axis;
+  using inner_codec = Codec;
+  static constexpr auto name = named("rotated", Codec::name);
+  template <int Width>
+  static constexpr int block = Width & -Width;
+  template <int Width>
+  static constexpr int own_floats = 0;
+
+  template <int Width>
+  static void initialise(float* /*constants*/) {}
+  /// Row into the codec's space.
+  template <int Width>
+  KVC_HD static void forward(float* x, const float* /*constants*/) {
+    for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
+    for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);
+  }
+  /// Row back from the codec's space.
+  template <int Width>
+  KVC_HD static void inverse(float* x, const float* /*constants*/) {
+    for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);
+    for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
+  }
+  /// Query so that its product with the codec's rows is the product with the rows themselves; returns what is constant
+  /// over all rows.
+  template <int Width>
+  KVC_HD static float fold_query(float* q, const float* constants) {
+    forward<Width>(q, constants);
+    return 0;
+  }
+  /// Weighted sum of the codec's rows back to a sum of rows; mass is the sum of the weights.
+  template <int Width>
+  KVC_HD static void unfold_output(float* o, float /*mass*/, const float* constants) {
+    inverse<Width>(o, constants);
+  }
+};
+
+}  // namespace kvc::inline v0_1::quant

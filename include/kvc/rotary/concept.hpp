@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/policy.hpp"
+#include "kvc/core/text.hpp"
+
+// A rotary policy says whether keys are stored after their rotary embedding (arXiv 2104.09864) or before it.
+
+namespace kvc::inline v0_1::rotary {
+
+/// Angles by position, from the caller: table[position][pair] = {cos, sin}.
+struct table_view {
+  const float* cos_sin = nullptr;
+  int64 positions = 0;
+  int pairs = 0;
+
+  KVC_HD const float* at(int64 position) const { return cos_sin + position * pairs * 2; }
+};
+
+namespace detail {
+
+template <class P>
+concept has_deferred = requires {
+  {P::is_deferred || true};
+};
+template <class P>
+concept has_name = requires {
+  P::name.c_str();
+};
+
+/// Sentences for people; compose calls it for every rotary policy.
+template <class P>
+consteval bool check() {
+  static_assert(has_name<P>, "kvc: a rotary policy must define 'static constexpr auto name = kvc::text(\"...\")'");
+  static_assert(has_deferred<P>,
+                "kvc: a rotary policy must define 'static constexpr bool is_deferred' and, where it is true, "
+                "'template <int HeadDim> KVC_HD static void rotate(float* key, const float* cos_sin)'");
+  return true;
+}
+
+}  // namespace detail
+
+}  // namespace kvc::inline v0_1::rotary

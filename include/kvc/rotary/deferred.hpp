@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/rotary/concept.hpp"
+
+namespace kvc::inline v0_1::rotary {
+
+/// Which channels form a rotated pair: (2i, 2i+1) or (i, i + dims/2).
+enum class pairs { interleaved, half_split };
+
+/// Keys arrive and are stored before their rotary embedding; attention rotates row t by the angles of position t, once
+/// per row and tile for all the query heads that share it. Dims: how many leading channels turn (0: all of them).
+template <pairs Pairs = pairs::interleaved, int Dims = 0>
+struct deferred {
+  static_assert(Dims >= 0 && Dims % 2 == 0, "kvc: rotary::deferred<Pairs, Dims> turns an even number of channels");
+
+  using axis = rotary_axis;
+  static constexpr auto name =
+      named("deferred", Pairs == pairs::interleaved ? text("interleaved") : text("half_split"), Dims);
+  static constexpr bool is_deferred = true;
+
+  template <int HeadDim>
+  static constexpr int pair_count = (Dims == 0 ? HeadDim : Dims) / 2;
+
+  /// key: [HeadDim], turned in place by cos_sin: [pair_count][2].
+  template <int HeadDim>
+  KVC_HD static void rotate(float* key, const float* cos_sin) {
+    static_assert(Dims <= HeadDim, "kvc: rotary::deferred turns more channels than the head has");
+    constexpr int count = pair_count<HeadDim>;
+    for (int i = 0; i < count; ++i) {
+      const int a = Pairs == pairs::interleaved ? 2 * i : i;
+      const int b = Pairs == pairs::interleaved ? 2 * i + 1 : i + count;
+      const float c = cos_sin[2 * i];
+      const float s = cos_sin[2 * i + 1];
+      const float x = key[a];
+      const float y = key[b];
+      key[a] = x * c - y * s;
+      key[b] = x * s + y * c;
+    }
+  }
+};
+
+}  // namespace kvc::inline v0_1::rotary

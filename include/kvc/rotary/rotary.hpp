@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+// Every policy of this axis.
+
+#include "kvc/rotary/applied.hpp"
+#include "kvc/rotary/deferred.hpp"

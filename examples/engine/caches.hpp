@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "attention_cache.hpp"
+#include "rotary.hpp"
+
+namespace engine {
+
+/// What a cache may need beside the model's shape.
+struct cache_options {
+  int context = 0;                       ///< the most tokens that it will hold
+  int threads = 1;                       ///< for attend
+  const rotary_table* rotary = nullptr;  ///< of the model, for caches that store keys before rotary; outlives the cache
+};
+
+struct cache_entry {
+  std::string name;
+  std::string summary;  ///< one line for people
+};
+
+/// The caches that can be made by name, in the order in which they should be shown.
+std::vector<cache_entry> list_caches();
+
+/// Throws std::invalid_argument, listing the names, where there is no cache `name`.
+std::unique_ptr<attention_cache> make_cache(std::string_view name, const attention_shape& shape,
+                                            const cache_options& options);
+
+}  // namespace engine

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// kvc_engine: continues a prompt, greedily, with a model from a GGUF file and a cache chosen by name.
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "caches.hpp"
+#include "generate.hpp"
+#include "gguf.hpp"
+#include "model.hpp"
+#include "tokenizer.hpp"
+
+namespace {
+
+using namespace engine;
+
+constexpr const char* usage =
+    "usage: kvc_engine --model FILE --prompt TEXT [--tokens N] [--threads N] [--cache NAME]\n"
+    "       kvc_engine --list | --help\n"
+    "\n"
+    "  --model FILE    a Llama-architecture model in GGUF (fetch_model.sh gets one)\n"
+    "  --prompt TEXT   the text to continue\n"
+    "  --tokens N      how many tokens to write at most (default 64)\n"
+    "  --threads N     how many threads compute (default: one per CPU core)\n"
+    "  --cache NAME    the key/value cache (default exact)\n"
+    "  --list          the caches by name\n";
+
+/// The command line was wrong: exit status 2.
+struct wrong_use : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct arguments {
+  std::string model, prompt, cache = "exact";
+  int tokens = 64;
+  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  bool list = false, help = false;
+};
+
+int parse_count(std::string_view option, std::string_view text, int most) {
+  int out = 0;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), out);
+  if (result.ec != std::errc{} || result.ptr != text.data() + text.size() || out < 1 || out > most) {
+    throw wrong_use(std::string(option) + " takes a number from 1 to " + std::to_string(most) + ", not '" +
+                    std::string(text) + "'");
+  }
+  return out;
+}
+
+arguments parse(int argc, char** argv) {
+  arguments out;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view option = argv[i];
+    if (option == "--list" || option == "--help") {
+      (option == "--list" ? out.list : out.help) = true;
+      continue;
+    }
+    const bool known = option == "--model" || option == "--prompt" || option == "--cache" || option == "--tokens" ||
+                       option == "--threads";
+    if (!known) throw wrong_use("unknown option '" + std::string(option) + "'");
+    if (i + 1 == argc) throw wrong_use(std::string(option) + " needs a value");
+    const std::string_view value = argv[++i];
+    if (option == "--model") out.model = value;
+    if (option == "--prompt") out.prompt = value;
+    if (option == "--cache") out.cache = value;
+    if (option == "--tokens") out.tokens = parse_count(option, value, 1 << 20);
+    if (option == "--threads") out.threads = parse_count(option, value, 1024);
+  }
+  if (out.list || out.help) return out;
+  if (out.model.empty()) throw wrong_use("--model is missing");
+  if (out.prompt.empty()) throw wrong_use("--prompt is missing");
+  return out;
+}
+
+void print(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void generate(const arguments& arguments) {
+  const auto file = gguf_file::read(arguments.model);
+  const tokenizer words(file);
+  model transformer(file, {.threads = arguments.threads});
+  if (words.vocabulary() != transformer.config().vocabulary) {
+    throw std::runtime_error("the tokenizer has " + std::to_string(words.vocabulary()) + " tokens and the model " +
+                             std::to_string(transformer.config().vocabulary));
+  }
+  const auto cache =
+      make_cache(arguments.cache, transformer.config().attention(),
+                 {.context = transformer.context(), .threads = arguments.threads, .rotary = &transformer.rotary()});
+
+  const std::vector<token> prompt = words.prompt(arguments.prompt);
+  print(arguments.prompt);
+  auto start = std::chrono::steady_clock::now();
+  token next = greedy(prefill(transformer, *cache, prompt));
+  const double prompt_seconds = seconds_since(start);
+
+  start = std::chrono::steady_clock::now();
+  int steps = 0;  // each gives one more token than the prompt gave
+  for (int written = 0; written < arguments.tokens && !words.is_end(next); ++written) {
+    print(words.bytes_of(next));
+    const bool more = written + 1 < arguments.tokens && cache->length() < transformer.context();
+    if (!more) break;
+    next = greedy(transformer.forward({&next, 1}, *cache, logits_wanted::last_row));
+    ++steps;
+  }
+  const double step_seconds = seconds_since(start);
+
+  const cache_bytes bytes = cache->bytes();
+  std::printf("\n\n%s cache: %d tokens in %.2f MB (and %.2f MB of workspace)\n", cache->name().c_str(), cache->length(),
+              static_cast<double>(bytes.pages + bytes.tail) * 1e-6, static_cast<double>(bytes.workspace) * 1e-6);
+  std::printf("prompt: %zu tokens, %.1f per second; writing: %d steps, %.1f per second\n", prompt.size(),
+              static_cast<double>(prompt.size()) / prompt_seconds, steps, steps > 0 ? steps / step_seconds : 0.0);
+  const phase_seconds& phases = transformer.seconds();
+  std::printf("seconds: products %.3f, append %.3f, attend %.3f, rest %.3f\n", phases.products, phases.append,
+              phases.attend, phases.rest);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const arguments arguments = parse(argc, argv);
+    if (arguments.help) print(usage);
+    if (arguments.list) {
+      for (const auto& cache : list_caches()) std::printf("%-24s %s\n", cache.name.c_str(), cache.summary.c_str());
+    }
+    if (arguments.help || arguments.list) return 0;
+    generate(arguments);
+    return 0;
+  } catch (const wrong_use& problem) {
+    std::fprintf(stderr, "kvc_engine: %s (--help shows how)\n", problem.what());
+    return 2;
+  } catch (const std::invalid_argument& problem) {  // no such cache
+    std::fprintf(stderr, "kvc_engine: %s\n", problem.what());
+    return 2;
+  } catch (const std::exception& problem) {
+    std::fprintf(stderr, "kvc_engine: %s\n", problem.what());
+    return 1;
+  }
+}

@@ -34,7 +34,7 @@ std::uint64_t pair_key(token left, token right) {
 class byte_level_bpe final : public tokenizer_scheme {
  public:
   byte_level_bpe(const gguf_file& file, const token_list& tokens)
-      : scheme_(pretokenizer_named(file.text("tokenizer.ggml.pre", "unnamed"))), unknown_(tokens.unknown) {
+      : scheme_(pretokenizer_named(file.text("tokenizer.ggml.pre", "default"))), unknown_(tokens.unknown) {
     std::unordered_map<std::string_view, token> id_of;
     for (std::size_t i = 0; i < tokens.texts.size(); ++i) id_of.emplace(tokens.texts[i], static_cast<token>(i));
 

@@ -2,6 +2,7 @@
 
 // kvc_engine: continues a prompt, greedily, with a model from a GGUF file and a cache chosen by name.
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "caches.hpp"
 #include "generate.hpp"

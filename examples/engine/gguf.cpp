@@ -23,14 +23,6 @@ constexpr std::size_t max_name_bytes = 65535;
   throw std::runtime_error("GGUF: " + what);
 }
 
-/// Names come from the file: what is not plain printable ASCII is shown as '?', and long names are cut.
-std::string quoted(std::string_view name) {
-  std::string out = "'";
-  for (const char c : name.substr(0, 80)) out += (c >= 0x20 && c < 0x7f) ? c : '?';
-  if (name.size() > 80) out += "...";
-  return out + "'";
-}
-
 /// Walks over the bytes; every read is checked against what is left.
 class reader {
  public:
@@ -428,6 +420,13 @@ const gguf_tensor& gguf_file::tensor(std::string_view name, std::span<const std:
          shape_text(shape));
   }
   return found->second;
+}
+
+std::string quoted(std::string_view name) {
+  std::string out = "'";
+  for (const char c : name.substr(0, 80)) out += (c >= 0x20 && c < 0x7f) ? c : '?';
+  if (name.size() > 80) out += "...";
+  return out + "'";
 }
 
 std::string shape_text(std::span<const std::size_t> shape) {

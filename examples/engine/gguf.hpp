@@ -117,6 +117,9 @@ std::vector<float> dequantize(const gguf_tensor& tensor);
 /// IEEE half precision to single, exactly: subnormals, infinities and NaN included.
 float float_from_half(std::uint16_t bits);
 
+/// A name out of a file, for a message: in quotes, cut after 80 bytes, with '?' for what is no printable ASCII.
+std::string quoted(std::string_view name);
+
 /// A shape as people read it: "[49152][576]".
 std::string shape_text(std::span<const std::size_t> shape);
 

@@ -46,7 +46,7 @@ class tensor_source {
   void refuse_leftovers() const {
     for (const auto& [name, tensor] : file_.tensors()) {
       if (taken_.contains(name) || name == "rope_freqs.weight") continue;  // that one is part of the configuration
-      throw std::runtime_error("model: tensor '" + std::string(name) + "' is none that the engine knows how to use");
+      throw std::runtime_error("model: tensor " + quoted(name) + " is none that the engine knows how to use");
     }
   }
 
@@ -96,7 +96,9 @@ int prepared_context(const model_config& config, const model_options& options) {
     throw std::runtime_error("a context of " + std::to_string(options.context) +
                              " tokens was asked of a model made for " + std::to_string(config.context));
   }
-  return options.context > 0 ? options.context : config.context;
+  // A file may claim any context: the rotary table is not sized by a claim alone.
+  constexpr int most_unasked = 131072;
+  return options.context > 0 ? options.context : std::min(config.context, most_unasked);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ namespace engine {
 
 struct model_options {
   int threads = 1;
-  int context = 0;  ///< positions to prepare for; 0: as many as the model was made for
+  int context = 0;  ///< positions to prepare for; 0: as many as the model was made for, at most 131072
 };
 
 enum class logits_wanted { none, last_row, all_rows };

@@ -34,7 +34,7 @@ double rotary_scale(const gguf_file& file) {
   if (type == "linear") {
     factor = file.number("llama.rope.scaling.factor");
   } else if (type != "none") {
-    refuse("rotary scaling '" + std::string(type) + "' is not served (served: none, linear)");
+    refuse("rotary scaling " + quoted(type) + " is not served (served: none, linear)");
   }
   if (!(factor > 0) || !std::isfinite(factor)) refuse("the rotary scaling factor is no positive number");
   return 1.0 / factor;
@@ -67,7 +67,7 @@ std::vector<double> read_rotary_frequencies(const gguf_file& file, int head_dim)
 model_config read_model_config(const gguf_file& file) {
   const std::string_view architecture = file.text("general.architecture");
   if (architecture != "llama") {
-    refuse("the architecture '" + std::string(architecture.substr(0, 40)) + "' is not served (served: llama)");
+    refuse("the architecture " + quoted(architecture) + " is not served (served: llama)");
   }
   if (file.integer("llama.expert_count", 0, INT64_MAX, 0) > 0) refuse("mixtures of experts are not served");
 

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "gguf.hpp"
 #include "unicode.hpp"
 
 namespace engine {
@@ -137,7 +138,7 @@ pretokenizer pretokenizer_named(std::string_view name) {
     if (name == entry.name) return entry.scheme;
     served += (served.empty() ? "" : ", ") + std::string(entry.name);
   }
-  throw std::runtime_error("the pre-tokenizer '" + std::string(name) + "' is not served (served: " + served + ")");
+  throw std::runtime_error("the pre-tokenizer " + quoted(name) + " is not served (served: " + served + ")");
 }
 
 std::vector<std::string_view> split(const pretokenizer& scheme, std::string_view text) {

@@ -36,7 +36,7 @@ std::unique_ptr<tokenizer_scheme> make_scheme(const gguf_file& file, const token
   const std::string_view model = file.text("tokenizer.ggml.model");
   if (model == "gpt2") return make_byte_level_bpe(file, tokens);
   if (model == "llama") return make_sentencepiece(file, tokens);
-  throw std::runtime_error("the tokenizer model '" + std::string(model) + "' is not served (served: gpt2, llama)");
+  throw std::runtime_error("the tokenizer model " + quoted(model) + " is not served (served: gpt2, llama)");
 }
 
 }  // namespace

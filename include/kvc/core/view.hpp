@@ -15,7 +15,6 @@ struct rows_view {
 
   KVC_HD T* at(int64 row, int head) const { return data + row * row_stride + head * head_stride; }
   KVC_HD rows_view from(int64 row) const { return {data + row * row_stride, row_stride, head_stride}; }
-  KVC_HD operator rows_view<const T>() const { return {data, row_stride, head_stride}; }
 };
 
 /// A contiguous [rows][heads][width] array.

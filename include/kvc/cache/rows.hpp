@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/cache/transform.hpp"
+#include "kvc/cache/view.hpp"
+
+// Where the rows of one stream of one sequence, slot and stored head are, and how to write and read them: the tile
+// functions that append and attend are made of. No allocation, no launch, the same code on host and device.
+
+namespace kvc::inline v0_1 {
+
+namespace detail {
+template <class Spec, bool First>
+struct stream_at {
+  using type = typename Spec::first_stream;
+};
+template <class Spec>
+struct stream_at<Spec, false> {
+  using type = typename Spec::second_stream;
+};
+}  // namespace detail
+
+/// The first stream of a composition (keys, latent), or the second (values, rotary key).
+template <class Spec, bool First>
+using stream_of = typename detail::stream_at<Spec, First>::type;
+
+template <class Spec, bool First>
+struct stream_rows {
+  using stream_type = stream_of<Spec, First>;
+  using codec = typename stream_type::codec;
+  static constexpr int width = stream_type::width;
+  static constexpr int per_page = stream_type::tokens_per_page;
+  static constexpr int per_group = stream_type::tokens_per_group;
+
+  const cache_view<Spec>* view;
+  const step_view* step;
+  int index;  ///< of the sequence in the step
+  int slot;
+  int head;
+  int64 committed;  ///< rows of the sequence before the step
+  int64 segment;    ///< offset of the segment in a page
+  byte* first;      ///< [first_rows][width] bf16
+  byte* ring;       ///< [ring_rows][width] bf16
+  byte* staged;     ///< [rows of this sequence's step][width] bf16
+
+  KVC_HD stream_rows(const cache_view<Spec>& v, const step_view& s, int i, int slot_index, int head_index)
+      : view(&v), step(&s), index(i), slot(slot_index), head(head_index), committed(s.seq_lens[i]) {
+    segment = cache_view<Spec>::template segment_offset<First>(head, v.model.stored_heads());
+    first = ring = staged = nullptr;
+    if constexpr (stream_type::exact_rows > 0) {
+      first = v.template exact<First>(s.sequence_id(i), slot, head);
+      ring = first + stream_type::first_rows * stream_type::exact_row_bytes;
+    }
+    if constexpr (stream_type::has_ring) {
+      staged = v.template staged<First>(slot, head) + s.row_indptr[i] * stream_type::exact_row_bytes;
+    }
+  }
+
+  /// The segment that holds row t, or null if its page was freed.
+  KVC_HD byte* segment_of(int64 t) const {
+    const int32 block = step->block(index, t / per_page);
+    return block < 0 ? nullptr : view->page(slot, block) + segment;
+  }
+
+  /// The bf16 row t, which is a first row, or not sealed yet.
+  KVC_HD byte* exact_row(int64 t) const {
+    if (t < stream_type::first_rows) return first + t * stream_type::exact_row_bytes;
+    if constexpr (stream_type::has_ring) {
+      if (t >= committed) return staged + (t - committed) * stream_type::exact_row_bytes;
+      return ring + t % stream_type::ring_rows * stream_type::exact_row_bytes;
+    }
+    return nullptr;
+  }
+
+  KVC_HD static void write_exact(const float* x, byte* row) {
+    for (int i = 0; i < width; ++i) {
+      const bf16 b = bf16::from(x[i]);
+      row[2 * i] = static_cast<byte>(b.bits);
+      row[2 * i + 1] = static_cast<byte>(b.bits >> 8);
+    }
+  }
+  KVC_HD static void read_exact(const byte* row, float* x) {
+    for (int i = 0; i < width; ++i) {
+      bf16 b;
+      __builtin_memcpy(&b, row + 2 * i, 2);
+      x[i] = b.value();
+    }
+  }
+
+  /// Encodes rows [t, t + count) of one group of tokens, x: [count][width].
+  KVC_HD void encode(const float* x, int64 t, int count) const {
+    byte* s = segment_of(t);
+    const int in_page = static_cast<int>(t % per_page);
+    const int group = in_page / per_group;
+    const int begin = in_page - group * per_group;
+    codec::template encode<width>(x, begin, begin + count,
+                                  s + static_cast<int64>(group) * per_group * stream_type::row_bytes,
+                                  s + stream_type::codes_bytes + static_cast<int64>(group) * stream_type::group_bytes);
+  }
+
+  /// Decodes the sealed rows [t, t + count) of one page into x: [count][width].
+  KVC_HD void decode(int64 t, int count, float* x) const {
+    const byte* s = segment_of(t);
+    int in_page = static_cast<int>(t % per_page);
+    while (count > 0) {
+      const int group = in_page / per_group;
+      const int begin = in_page - group * per_group;
+      const int n = min_of(count, per_group - begin);
+      codec::template decode<width>(s + static_cast<int64>(group) * per_group * stream_type::row_bytes,
+                                    s + stream_type::codes_bytes + static_cast<int64>(group) * stream_type::group_bytes,
+                                    begin, begin + n, x);
+      x += n * width;
+      in_page += n;
+      count -= n;
+    }
+  }
+
+  /// Reads row t as it stands for a query that sees `length` rows: first, sealed or exact. x: [width].
+  KVC_HD void read(int64 t, int64 length, float* x) const {
+    if (t >= stream_type::first_rows && t < stream_type::seal_boundary(length)) {
+      decode(t, 1, x);
+    } else {
+      read_exact(exact_row(t), x);
+    }
+  }
+};
+
+}  // namespace kvc::inline v0_1

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "kvc/core/view.hpp"
+
+namespace kvc::inline v0_1::host {
+
+/// A few threads for callers who have none of their own. run(f) calls f(slice) once per slice, the caller's thread
+/// taking the first, and returns when all are done. Calls do not nest.
+class pool {
+ public:
+  explicit pool(int threads = 1) : count_(threads < 1 ? 1 : threads) {
+    for (int i = 1; i < count_; ++i) {
+      workers_.emplace_back([this, i] { work(i); });
+    }
+  }
+  pool(const pool&) = delete;
+  pool& operator=(const pool&) = delete;
+  ~pool() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    start_.notify_all();
+    for (std::thread& t : workers_) t.join();
+  }
+
+  int size() const { return count_; }
+
+  template <class F>
+  void run(const F& f) {
+    if (count_ == 1) {
+      f(slice{0, 1});
+      return;
+    }
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      call_ = [](const void* function, slice part) { (*static_cast<const F*>(function))(part); };
+      function_ = &f;
+      pending_ = count_ - 1;
+      ++round_;
+    }
+    start_.notify_all();
+    f(slice{0, count_});
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return pending_ == 0; });
+  }
+
+ private:
+  void work(int index) {
+    unsigned seen = 0;
+    while (true) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      start_.wait(lock, [&] { return stopping_ || round_ != seen; });
+      if (stopping_) return;
+      seen = round_;
+      const auto call = call_;
+      const void* function = function_;
+      lock.unlock();
+      call(function, slice{index, count_});
+      lock.lock();
+      if (--pending_ == 0) done_.notify_one();
+    }
+  }
+
+  int count_;
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable start_;
+  std::condition_variable done_;
+  void (*call_)(const void*, slice) = nullptr;
+  const void* function_ = nullptr;
+  int pending_ = 0;
+  unsigned round_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace kvc::inline v0_1::host

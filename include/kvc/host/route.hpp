@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/cache/spec.hpp"
+#include "kvc/core/status.hpp"
+
+namespace kvc::inline v0_1::host {
+
+/// The calls that a route is asked for.
+enum class operation { append, append_slots, attend, gather, fork, truncate, save };
+
+/// Which code will run, and why; status::unsupported with the reason where none will.
+struct route_answer {
+  status code;
+  const char* kernel;
+  const char* why;
+};
+
+/// Nothing falls back in silence: what a call will do can be asked beforehand.
+template <class Spec>
+constexpr route_answer route(operation op) {
+  switch (op) {
+    case operation::append:
+      if (Spec::has_ring) {
+        return {status::ok, "append_page, sealing",
+                "rows wait in the open tail until their group of tokens is full or old enough"};
+      }
+      return {status::ok, "append_page", "every row is encoded at once"};
+    case operation::append_slots:
+      if (Spec::has_tail) {
+        return {status::unsupported, "none",
+                "exact rows and open groups belong to a sequence, which a slot mapping does not name"};
+      }
+      return {status::ok, "append_page", "every row is encoded at once"};
+    case operation::attend:
+      if (Spec::is_latent) {
+        return {status::ok, "portable tiles, latent", "each decoded row serves scores and values of all heads"};
+      }
+      if (Spec::first_stream::is_deferred) {
+        return {status::ok, "portable tiles, expanded keys",
+                "keys are stored before their rotary embedding: tiles are expanded and turned"};
+      }
+      return {status::ok, "portable tiles",
+              "queries are folded into the stored space, tiles are decoded once per block of queries"};
+    case operation::gather:
+      return {status::ok, "row by row", "decodes, and undoes the row transforms"};
+    case operation::fork:
+      return {status::ok, "shared pages", "pages are shared until one side writes, tails are copied"};
+    case operation::truncate:
+      if (Spec::tokens_policy::window > 0) {
+        return {status::ok, "unseal",
+                "refused with status::evicted where a row that was dropped would be visible again"};
+      }
+      return {status::ok, "unseal", "sealed rows that belong to the tail again come back as they decode"};
+    case operation::save:
+      return {status::ok, "portable bytes", "sealed rows, exact rows, and a header that describes them"};
+  }
+  return {status::invalid_argument, "none", "no such operation"};
+}
+
+}  // namespace kvc::inline v0_1::host

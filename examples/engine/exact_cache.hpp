@@ -12,7 +12,7 @@ namespace engine {
 
 /// All keys and values as they come, in fp32, and attention as it is defined: scores, maximum, exponentials, sum, mean.
 /// Shares no code with kvc, so that it can tell whether kvc's own caches are right.
-class exact_cache final : public attention_cache {
+class exact_cache : public attention_cache {
  public:
   /// `context`: the most tokens that the cache will be asked to hold.
   exact_cache(const attention_shape& shape, int context, int threads);

@@ -53,8 +53,10 @@ struct tile_of {
         place(row, exact + (t - begin) * pitch, t, constants, table);
       };
       for (int64 t = begin; t < min_of<int64>(end, stream_type::first_rows); ++t) read(t);
-      const int64 open = max_of<int64>(stream_type::seal_boundary(shortest), stream_type::first_rows);
-      for (int64 t = max_of(begin, open); t < end; ++t) read(t);
+      if constexpr (stream_type::has_ring) {
+        const int64 open = max_of<int64>(stream_type::seal_boundary(shortest), stream_type::first_rows);
+        for (int64 t = max_of(begin, open); t < end; ++t) read(t);
+      }
     }
   }
 

@@ -77,6 +77,13 @@ arguments parse(int argc, char** argv) {
   if (out.list || out.help) return out;
   if (out.model.empty()) throw wrong_use("--model is missing");
   if (out.prompt.empty()) throw wrong_use("--prompt is missing");
+  const auto caches = list_caches();
+  const auto has_name = [&](const cache_entry& entry) { return entry.name == out.cache; };
+  if (std::none_of(caches.begin(), caches.end(), has_name)) {
+    std::string names;
+    for (const auto& entry : caches) names += (names.empty() ? "" : ", ") + entry.name;
+    throw wrong_use("there is no cache '" + out.cache + "' (there are: " + names + ")");
+  }
   return out;
 }
 
@@ -142,9 +149,6 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const wrong_use& problem) {
     std::fprintf(stderr, "kvc_engine: %s (--help shows how)\n", problem.what());
-    return 2;
-  } catch (const std::invalid_argument& problem) {  // no such cache
-    std::fprintf(stderr, "kvc_engine: %s\n", problem.what());
     return 2;
   } catch (const std::exception& problem) {
     std::fprintf(stderr, "kvc_engine: %s\n", problem.what());

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+# kvc_engine's exit statuses and sentences:  cmake -DPROGRAM=... -P command_line.cmake
+
+# check(<status> <part of what is printed> <argument>...)
+function(check status words)
+  execute_process(COMMAND "${PROGRAM}" ${ARGN} RESULT_VARIABLE got OUTPUT_VARIABLE printed ERROR_VARIABLE complained)
+  string(FIND "${printed}${complained}" "${words}" at)
+  if(NOT got STREQUAL status OR at EQUAL -1)
+    message(SEND_ERROR "kvc_engine ${ARGN}\n  gave ${got}, not ${status}, or did not say '${words}':\n${printed}${complained}")
+  endif()
+endfunction()
+
+check(0 "usage: kvc_engine --model FILE" --help)
+check(0 "exact" --list)
+check(2 "--model is missing" --prompt a)
+check(2 "--prompt is missing" --model a)
+check(2 "unknown option '--frobnicate'" --frobnicate)
+check(2 "--tokens needs a value" --model a --prompt b --tokens)
+check(2 "--tokens takes a number from 1 to 1048576, not '0'" --tokens 0)
+check(2 "--threads takes a number from 1 to 1024, not '2x'" --threads 2x)
+check(2 "there is no cache 'none-such' (there are: exact" --model "${CMAKE_CURRENT_LIST_FILE}" --prompt a --cache none-such)
+check(1 "there is no file 'no-such-file.gguf'" --model no-such-file.gguf --prompt a)
+check(1 "this is no GGUF file" --model "${CMAKE_CURRENT_LIST_FILE}" --prompt a)

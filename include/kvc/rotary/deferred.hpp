@@ -18,6 +18,7 @@ struct deferred {
   static constexpr auto name =
       named("deferred", Pairs == pairs::interleaved ? text("interleaved") : text("half_split"), Dims);
   static constexpr bool is_deferred = true;
+  static constexpr pairs layout = Pairs;
 
   template <int HeadDim>
   static constexpr int pair_count = (Dims == 0 ? HeadDim : Dims) / 2;

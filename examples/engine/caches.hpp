@@ -11,16 +11,21 @@
 
 namespace engine {
 
+struct sample_data;
+
 /// What a cache may need beside the model's shape.
 struct cache_options {
   int context = 0;                       ///< the most tokens that it will hold
   int threads = 1;                       ///< for attend
   const rotary_table* rotary = nullptr;  ///< of the model, for caches that store keys before rotary; outlives the cache
+  const sample_data* data = nullptr;     ///< for calibrated caches (samples.hpp); outlives the cache
 };
 
 struct cache_entry {
   std::string name;
-  std::string summary;  ///< one line for people
+  std::string summary;         ///< one line for people
+  bool is_calibrated = false;  ///< needs cache_options::data
+  std::string composition;     ///< the kvc type's own name; empty where it is none
 };
 
 /// The caches that can be made by name, in the order in which they should be shown.

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include "composed_cache.hpp"
+
+namespace engine {
+
+template <>
+std::unique_ptr<attention_cache> make_composed<64>(std::string_view name, const attention_shape& shape,
+                                                   const cache_options& options) {
+  return find_composed<64>(name, shape, options);
+}
+
+}  // namespace engine

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "caches.hpp"
+#include "compositions.hpp"
+#include "kvc/calibrate/fit.hpp"
+#include "sample_data.hpp"
+
+namespace engine {
+
+/// A kvc composition as the engine's cache of one sequence.
+template <class Spec>
+class composed_cache : public attention_cache {
+ public:
+  composed_cache(std::string name, const attention_shape& shape, const cache_options& options)
+      : name_(std::move(name)),
+        cos_sin_(interleave(options.rotary)),
+        cache_(memory(options), extents_of(shape, options), fitted(shape, options).get()) {
+    sequence_ = cache_.add_sequence();
+    if (options.rotary != nullptr) {
+      params_.rotary = {cos_sin_.data(), options.rotary->positions(), options.rotary->pairs()};
+    }
+  }
+
+  void reserve(int rows) override { cache_.reserve(sequence_, rows); }
+  bool writes(int layer) const override { return cache_.model().writes(layer); }
+  bool keys_before_rotary() const override { return Spec::first_stream::is_deferred; }
+  void append(int layer, const float* k, const float* v) override { cache_.append(layer, k, v); }
+  void attend(int layer, const float* q, float scale, float* out) override {
+    params_.scale = scale;
+    cache_.attend(layer, q, out, nullptr, params_);
+  }
+  void commit(int rows) override { cache_.commit(static_cast<kvc::int64>(rows)); }
+  void truncate(int length) override { cache_.truncate(sequence_, length); }
+  int length() const override { return static_cast<int>(cache_.length(sequence_)); }
+  int max_step_rows() const override { return step_rows; }
+  cache_bytes bytes() const override {
+    const kvc::host::memory_usage m = cache_.memory();
+    return {static_cast<std::size_t>(m.pages_in_use), static_cast<std::size_t>(m.tails),
+            static_cast<std::size_t>(m.staging + m.workspace)};
+  }
+  std::string name() const override { return name_; }
+
+ private:
+  static constexpr int step_rows = 256;
+
+  static kvc::host::cache_options memory(const cache_options& o) {
+    return {.capacity = std::max(1, o.context), .max_sequences = 1, .max_step_rows = step_rows, .threads = o.threads};
+  }
+  static kvc::extents<Spec> extents_of(const attention_shape& shape, const cache_options& options) {
+    kvc::extents<Spec> e{shape.layers, shape.query_heads, shape.kv_heads};
+    if constexpr (requires { Spec::layers_policy::needs_table; }) {
+      if (options.data == nullptr) throw std::runtime_error("this cache needs a layer map, found on sample text");
+      e.leaders = options.data->leaders.data();
+    }
+    return e;
+  }
+
+  /// Means, bases and channels from the model's own rows; nothing where the composition has none.
+  static std::unique_ptr<kvc::calibration<Spec>> fitted(const attention_shape& shape, const cache_options& options) {
+    const kvc::extents<Spec> e = extents_of(shape, options);
+    auto constants = std::make_unique<kvc::calibration<Spec>>(e);
+    if constexpr (Spec::calibration_floats > 0) {
+      if (options.data == nullptr) throw std::runtime_error("this cache is calibrated: it needs sample text");
+      for (int layer = 0; layer < e.layers; ++layer) {
+        if (!e.writes(layer)) continue;
+        for (int head = 0; head < e.stored_heads(); ++head) {
+          const head_moments& m = options.data->at(layer, head);
+          const kvc::calibrate::head_samples of_head{Spec::first_stream::is_deferred ? m.keys_before : m.keys_after,
+                                                     m.values, m.queries};
+          kvc::calibrate::fit(*constants, e.slot(layer), head, of_head);
+        }
+      }
+    }
+    return constants;
+  }
+
+  static std::vector<float> interleave(const rotary_table* table) {
+    std::vector<float> out;
+    if (table == nullptr) return out;
+    const std::size_t count = static_cast<std::size_t>(table->positions()) * static_cast<std::size_t>(table->pairs());
+    out.reserve(2 * count);
+    for (std::size_t i = 0; i < count; ++i) {
+      out.push_back(table->cos()[i]);
+      out.push_back(table->sin()[i]);
+    }
+    return out;
+  }
+
+  std::string name_;
+  std::vector<float> cos_sin_;
+  kvc::host::cache<Spec> cache_;
+  kvc::attend_params params_;
+  int sequence_ = 0;
+};
+
+/// A composition of compositions<D> by its name; null where there is none. One translation unit per head dim.
+template <int D>
+std::unique_ptr<attention_cache> make_composed(std::string_view name, const attention_shape& shape,
+                                               const cache_options& options);
+
+template <int D>
+std::unique_ptr<attention_cache> find_composed(std::string_view name, const attention_shape& shape,
+                                               const cache_options& options) {
+  std::unique_ptr<attention_cache> made;
+  compositions<D>::for_each([&]<class Spec>(const char* candidate, const char*) {
+    if (name == candidate) made = std::make_unique<composed_cache<Spec>>(candidate, shape, options);
+  });
+  return made;
+}
+
+}  // namespace engine

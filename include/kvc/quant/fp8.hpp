@@ -93,7 +93,9 @@ struct fp8_e4m3 {
         not_finite |= is_finite(row[i]) ? 0u : 1u;
       }
       if (not_finite != 0) return quiet_nan();
-      const float wanted = magnitude / fp8_e4m3_value::largest;
+      if (magnitude == 0) return 0;
+      // Never below the smallest normal number, so that the inverse is finite.
+      const float wanted = max_of(magnitude / fp8_e4m3_value::largest, 1.17549435e-38f);
       return Type == scale_type::fp16 ? fp16_above(wanted).value() : wanted;
     }
   }

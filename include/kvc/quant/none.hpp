@@ -6,7 +6,7 @@
 namespace kvc::inline v0_1::quant {
 
 /// Elements as T: float, bf16 or fp16, rounded to nearest even. The default is bf16.
-/// NaN and infinities are kept. fp16 saturates finite values at +-65504.
+/// NaN and infinities are kept. fp16 saturates finite values at +-65504; bf16 rounds those beyond 3.396e38 to infinity.
 template <class T = bf16>
 struct none {
   using element = typename storage_of<T>::type;
@@ -38,13 +38,15 @@ struct none {
       x[i] = e.value();
     }
   }
-  /// Half a unit in the last place: at most 2^-8 of |x| for bf16, 2^-11 for fp16 (2^-25 below its normal numbers).
+  /// Half a unit in the last place: at most 2^-8 of |x| for bf16, 2^-11 for fp16; below their normal numbers 2^-134 and
+  /// 2^-25. Infinite where bf16 rounds to infinity.
   template <int Width>
   static void bound(const float* x, int begin, int end, float* out) {
     for (int i = 0; i < (end - begin) * Width; ++i) {
       const float a = x[i] < 0 ? -x[i] : x[i];
       if constexpr (__is_same(element, fp32)) out[i] = 0;
-      if constexpr (__is_same(element, bf16)) out[i] = a * 0.00390625f;
+      if constexpr (__is_same(element, bf16))
+        out[i] = is_finite(bf16::from(a).value()) ? a * 0.00390625f + 4.5917748e-41f : infinity();
       if constexpr (__is_same(element, fp16))
         out[i] = a * 0.00048828125f + 2.98023224e-8f + max_of(0.0f, a - fp16::largest);
     }

@@ -12,6 +12,7 @@ namespace kvc::inline v0_1::quant {
 //
 // Codes are computed from the stored (rounded) constants. Scales round up and offsets round down, so that the levels
 // always cover the group: |x - decode(encode(x))| <= scale / 2 for finite x within the range of the constants' type.
+// The smallest scale above zero is 2^-24 in fp16 and the smallest normal number in fp32.
 
 /// Type of the stored constants.
 enum class scale_type { fp16, fp32 };
@@ -84,11 +85,11 @@ struct integer_grid {
     }
     if constexpr (Grid == affine) {
       g.offset = below(range.low);
-      g.scale = above(span(range.high, g.offset) / static_cast<float>(codes - 1));
+      g.scale = step(range.high - g.offset, static_cast<float>(codes - 1));
     } else {
       const float magnitude = max_of(-range.low, range.high);
-      g.scale = above(Grid == symmetric ? magnitude / static_cast<float>(codes / 2 - 1)
-                                        : magnitude / (0.5f * static_cast<float>(codes - 1)));
+      g.scale =
+          step(magnitude, Grid == symmetric ? static_cast<float>(codes / 2 - 1) : 0.5f * static_cast<float>(codes - 1));
     }
     return g;
   }
@@ -118,12 +119,16 @@ struct integer_grid {
   KVC_HD static float bound(float x, group_range range) {
     const grid_constants g = choose(range);
     if (!(g.scale >= 0)) return infinity();
-    const float low = Grid == affine ? g.offset : -g.scale * 0.5f * static_cast<float>(codes);
-    const float high = Grid == affine ? g.offset + g.scale * static_cast<float>(codes - 1)
-                                      : g.scale * 0.5f * static_cast<float>(codes);
+    // How far the levels reach from the offset; half a step beyond the outermost level of the midrise grid is its own.
+    const float reach = Grid == affine      ? static_cast<float>(codes - 1)
+                        : Grid == symmetric ? static_cast<float>(codes / 2 - 1)
+                                            : 0.5f * static_cast<float>(codes);
+    const float low = Grid == affine ? g.offset : -g.scale * reach;
+    const float high = g.offset + g.scale * reach;
     const float clipped = max_of(0.0f, max_of(low - x, x - high));
+    constexpr float rounding = 4.0f * 5.9604645e-8f;
     const float magnitude = max_of(-range.low, range.high);
-    return g.scale * 0.5f + clipped + 4.0f * 5.9604645e-8f * (magnitude + g.scale * static_cast<float>(codes));
+    return g.scale * 0.5f + clipped * 1.000001f + rounding * magnitude + rounding * static_cast<float>(codes) * g.scale;
   }
 
  private:
@@ -132,15 +137,16 @@ struct integer_grid {
     const float h = static_cast<float>(high);
     return static_cast<uint8>(static_cast<int>(c > l ? (c < h ? c : h) : l));  // NaN gives the lowest code
   }
-  /// high - low without overflow to infinity.
-  KVC_HD static float span(float high, float low) {
-    const float d = high - low;
-    return d > 3.4028234e38f ? 3.4028234e38f : d;
+  /// The step of `count` levels over `extent`, rounded up. Never below the smallest normal fp32, so that its inverse is
+  /// finite; an extent beyond 3.4e38 is cut there, so that the outermost level is.
+  KVC_HD static float step(float extent, float count) {
+    const float covered = min_of(extent, 3.4e38f);
+    return covered > 0 ? above(max_of(covered / count, 1.17549435e-38f)) : 0.0f;
   }
   KVC_HD static float above(float x) { return Type == scale_type::fp16 ? fp16_above(x).value() : up(x); }
   KVC_HD static float below(float x) { return Type == scale_type::fp16 ? fp16_below(x).value() : x; }
   /// fp32 division rounds to nearest: one step up keeps the levels over the whole range.
-  KVC_HD static float up(float x) { return x > 0 && x < 3.4e38f ? bits_float(float_bits(x) + 1u) : x; }
+  KVC_HD static float up(float x) { return bits_float(float_bits(x) + 1u); }
 };
 
 }  // namespace kvc::inline v0_1::quant

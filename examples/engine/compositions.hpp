@@ -37,8 +37,9 @@ struct compositions {
   using channel2 = kvc::compose<model, per_channel_keys<2>>;
 
   // Fewer dimensions, layers, tokens; the elements stay in 16 bit.
-  using low_rank = kvc::compose<model, kvc::dims::low_rank<D * 3 / 4>>;
-  using pruned = kvc::compose<model, kvc::dims::split<kvc::dims::pruned<D * 3 / 4>, kvc::dims::full>>;
+  static constexpr int kept = D * 3 / 4 / 8 * 8;  // whole bytes at any width of an element
+  using low_rank = kvc::compose<model, kvc::dims::low_rank<kept>>;
+  using pruned = kvc::compose<model, kvc::dims::split<kvc::dims::pruned<kept>, kvc::dims::full>>;
   using shared_layers = kvc::compose<model, kvc::layers::mapped<kvc::dynamic>>;
   using sinks_window = kvc::compose<model, kvc::tokens::sinks_and_window<4, 512>>;
 

@@ -11,7 +11,7 @@ struct attend_params {
   float soft_cap = 0;                  ///< score = soft_cap * tanh(score / soft_cap); 0: none
   int64 window = 0;                    ///< sliding window of the model: newest rows a query sees; 0: all
   const float* sink_logits = nullptr;  ///< [query_heads], joins the softmax's sum and the lse; null: none
-  rotary::table_view rotary;           ///< angles by position, where keys are stored before their rotary embedding
+  rotary::table_view rotary = {};      ///< angles by position, where keys are stored before their rotary embedding
 };
 
 }  // namespace kvc::inline v0_1

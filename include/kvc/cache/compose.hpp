@@ -112,10 +112,4 @@ struct composed {
 template <class Shape, class... Policies>
 using compose = typename detail::composed<Shape, Policies...>::type;
 
-/// The flagship: Cross-Layer Latent Attention (arXiv 2410.15252): a joint latent of Rank channels and a rotary key,
-/// shared by runs of Share layers, quantized.
-template <class Shape, int Rank = 512, int Rotary = 64, int Share = 2, class Quant = quant::integer<4, 128>,
-          class... Policies>
-using clla_cache = compose<Shape, heads::latent, dims::latent<Rank, Rotary>, layers::shared<Share>, Quant, Policies...>;
-
 }  // namespace kvc::inline v0_1

@@ -201,8 +201,9 @@ std::vector<byte> write_cache_file(const cache_view<Spec>& view, const step_view
   constexpr text name = Spec::name();
   file.number<uint32>(static_cast<uint32>(name.length));
   file.bytes(name.chars, static_cast<std::size_t>(name.length));
-  for (const int n : {e.layers, e.query_heads, e.kv_heads, e.slots(), Spec::tokens_per_page}) file.number<int32>(n);
-  for (int l = 0; l < e.layers; ++l) file.number<int32>(e.leader(l));
+  const int32 numbers[] = {e.layers, e.query_heads, e.kv_heads, e.slots(), Spec::tokens_per_page};
+  for (const int32 n : numbers) file.number(n);
+  for (int l = 0; l < e.layers; ++l) file.number(static_cast<int32>(e.leader(l)));
   file.number<uint64>(view.calibration.id);
   file.number<int64>(length);
   file.number<uint64>(payload.out().size());

@@ -101,7 +101,8 @@ struct attend_call {
     using tokens = typename Spec::tokens_policy;
     const visible_rows v = visible_at(position, tokens::sinks, tokens::window, params.window);
     int count = 0;
-    for (const row_range& r : {v.sinks, v.recent}) {
+    const row_range both[] = {v.sinks, v.recent};
+    for (const row_range& r : both) {
       const row_range in = r.within(tile, tile_end);
       if (!in.empty()) ranges[count++] = {in.begin - tile, in.end - tile};
     }

@@ -14,8 +14,8 @@ namespace kvc::inline v0_1::quant {
 ///                 [Width]{scale, offset}. The newest tokens wait in the open tail until their group is full.
 ///
 /// NaN and infinities make their whole group decode to NaN. With fp16 constants, offsets beyond +-65504 and scales
-/// beyond 65504 saturate and values clip to the levels that remain; with fp32 constants, a group clips whose values
-/// span more than 3.4e38.
+/// beyond 65504 saturate and values clip to the levels that remain; with fp32 constants they clip beyond 3.4e38, and
+/// where a group spans more than that.
 ///
 /// Local arrays are aligned by hand: g++ 12 for AVX-512 stores to some as if they were, without aligning them.
 template <int Bits, int Group = whole_segment, grid Grid = affine, grouping Grouping = per_token,

@@ -85,7 +85,7 @@ struct integer_grid {
     }
     if constexpr (Grid == affine) {
       g.offset = below(range.low);
-      g.scale = step(range.high - g.offset, static_cast<float>(codes - 1));
+      g.scale = step(min_of(range.high, 3.4e38f) - g.offset, static_cast<float>(codes - 1));
     } else {
       const float magnitude = max_of(-range.low, range.high);
       g.scale =
@@ -138,7 +138,7 @@ struct integer_grid {
     return static_cast<uint8>(static_cast<int>(c > l ? (c < h ? c : h) : l));  // NaN gives the lowest code
   }
   /// The step of `count` levels over `extent`, rounded up. Never below the smallest normal fp32, so that its inverse is
-  /// finite; an extent beyond 3.4e38 is cut there, so that the outermost level is.
+  /// finite. What reaches beyond 3.4e38 is cut there, so that the outermost level is finite.
   KVC_HD static float step(float extent, float count) {
     const float covered = min_of(extent, 3.4e38f);
     return covered > 0 ? above(max_of(covered / count, 1.17549435e-38f)) : 0.0f;

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include "composition_suite.hpp"
+
+std::vector<kvc_test::composition> kvc_test::suite() {
+  return compositions_of(compositions_5{});
+}

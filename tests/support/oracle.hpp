@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <cmath>
+#include <kvc/reference/attention.hpp>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <string_view>
+
+#include "model_cache.hpp"
+
+// Attention of a cache against the oracle on the rows that the cache decodes, within arithmetic error alone.
+//
+// The tolerance is an error analysis of fp32 attention, not a number that happens to pass. u = 2^-24 is the unit
+// roundoff, and a sum of n terms in any order is off by at most n u times the sum of their magnitudes (to first order).
+//
+//   score     s_t = scale (q . k_t). The library folds q into the stored space instead of taking k_t out of it; both
+//   are
+//             linear maps of fp32 sums. Each side loses at most T u |q| |k|, with T the depth of the sums of its
+//             transforms:
+//               Hadamard of order B     log2 B + 2 (butterflies are orthonormal: errors add in norm)
+//               centring                2, on a row that is longer by the mean: |k| + 2 |mean|
+//               basis of rank R         (head dim + R) sqrt R (R sums of head dim products; rows of norm about 1)
+//               deferred rotation       3
+//             and the product itself width / 16 + 4 (16 partial sums and a tree), constant, scale and soft cap 4 more.
+//             soft cap: tanh is off by 3e-7 of the cap.
+//             With D = 2 T + width / 16 + 8:  delta = D u scale |q| (|k| + 2 |mean|) + 3e-7 cap
+//   weight    p_t = exp(s_t - m): relative error a = expm1(delta) + u |s_t - m| + 2e-7 (exp_of), and the same once more
+//             for every tile at which the running maximum can rise. |s_t - m| <= 2 max |s|.
+//   sums      l and o add up the rows of a split of 1024 one by one, the splits after that: n = min(rows, 1024) +
+//   splits output    o / l = sum_t p_t v_t / l, off by (2 a + 2 n u + 4 u) A_c with A_c = sum_t p_t |v_tc| / l. Where
+//   the values'
+//             transforms mix channels, A_c is the norm of the row instead, which is longer by the mean, plus T u.
+//   lse       m + log l, off by delta + a + n u + 4 u (|lse| + max |s|)
+//
+// The bound is a worst case; what it leaves undetected is measured by the mutants of attention/mutants.cpp.
+
+namespace kvc_test {
+
+inline constexpr double unit_roundoff = 0x1p-24;
+inline constexpr double exp_error = 2e-7;
+inline constexpr double tanh_error = 3e-7;
+
+/// T of the comment above: roundings of one row's way into or out of the stored space.
+inline double transform_depth(const stream_facts& f) {
+  double depth = 1;
+  if (f.rotations > 0) depth += f.rotations * (std::log2(f.hadamard_block) + 2);
+  depth += 2.0 * f.centres;
+  if (f.low_rank) depth += (f.model_width + f.width) * std::sqrt(static_cast<double>(f.width));
+  return depth;
+}
+
+struct expected_attention {
+  std::vector<double> out;
+  double lse = 0;
+  std::vector<double> out_tolerance;
+  double lse_tolerance = 0;
+};
+
+/// Of the finite channels: a NaN decides its own results, not the tolerance of others.
+inline double norm(const std::vector<double>& x) {
+  double sum = 0;
+  for (const double v : x) sum += std::isfinite(v) ? v * v : 0;
+  return std::sqrt(sum);
+}
+
+/// Key channels of `row` turned by the angles of its position, in double: the tests' own rotary embedding.
+inline void rotate_in_double(const cache_facts& f, std::vector<double>& key, int64 position) {
+  const float* angle = rotary_table(f.rotary_dims).data() + position * f.rotary_dims;
+  for (int i = 0; i < f.rotary_dims / 2; ++i) {
+    double& a = key[f.half_split ? i : 2 * i];
+    double& b = key[f.half_split ? i + f.rotary_dims / 2 : 2 * i + 1];
+    const double cosine = static_cast<double>(angle[2 * i]);
+    const double sine = static_cast<double>(angle[2 * i + 1]);
+    const double x = a;
+    const double y = b;
+    a = x * cosine - y * sine;
+    b = x * sine + y * cosine;
+  }
+}
+
+/// Whether the query at `position` sees row t: the definition, straight.
+inline bool is_visible(const cache_facts& f, const kvc::attend_params& params, int64 position, int64 t) {
+  if (t > position) return false;
+  if (params.window > 0 && position - t >= params.window) return false;
+  return f.keep == 0 || t < f.sinks || position - t < f.keep;
+}
+
+/// What attention over the rows of one stored head should give for one query, and how far fp32 may be from it.
+inline expected_attention expect_attention(const cache_facts& f, const head_rows& rows, const float* query,
+                                           int query_head, int64 position, const kvc::attend_params& params) {
+  kvc::reference::attention_input in;
+  in.scale = static_cast<double>(params.scale);
+  in.soft_cap = static_cast<double>(params.soft_cap);
+  in.has_sink = params.sink_logits != nullptr;
+  in.sink = in.has_sink ? static_cast<double>(params.sink_logits[query_head]) : 0;
+  in.query.assign(query, query + f.query_width);
+  std::vector<double> value_size;  // per row: what a value's magnitude is at most, where channels mix
+  const stream_facts& values = f.values();
+  double longest_key = 0;
+  for (int64 t = 0; t <= position; ++t) {
+    if (!is_visible(f, params, position, t)) continue;
+    std::vector<double> key(rows.first[t].begin(), rows.first[t].end());
+    std::vector<double> value(rows.second[t].begin(), rows.second[t].end());
+    if (f.is_latent) {
+      const std::vector<double> joint = key;
+      key.insert(key.end(), value.begin(), value.end());
+      value = joint;
+    }
+    if (f.is_deferred) rotate_in_double(f, key, t);
+    longest_key = std::max(longest_key, norm(key));
+    value_size.push_back(norm(value) + 2 * values.mean_norm);
+    in.keys.push_back(std::move(key));
+    in.values.push_back(std::move(value));
+  }
+  const kvc::reference::attention_output o = kvc::reference::attention(in);
+
+  expected_attention e;
+  e.out = o.out;
+  if (e.out.empty()) e.out.assign(f.output_width, 0.0);
+  e.lse = o.lse;
+
+  double depth = 2 * transform_depth(f.first) + f.query_width / 16.0 + 8;
+  double means = f.first.mean_norm;
+  if (f.is_latent) {
+    depth += 2 * transform_depth(f.second);
+    means += f.second.mean_norm;
+  }
+  if (f.is_deferred) depth += 3;
+  const double largest = in.scale * norm(in.query) * (longest_key + 2 * means);
+  const double delta = depth * unit_roundoff * largest + tanh_error * in.soft_cap;
+  const double row_count = static_cast<double>(in.keys.size());
+  const double tiles = std::ceil(static_cast<double>(position + 1) / 16) + 2;
+  const double a = std::expm1(delta) + 2 * unit_roundoff * largest + tiles * exp_error;
+  const double splits = std::ceil(static_cast<double>(position + 1) / 1024);
+  const double n = std::min(row_count, 1024.0) + splits;
+
+  // The weights once more, for A_c.
+  e.out_tolerance.assign(f.output_width, 0.0);
+  for (std::size_t t = 0; t < in.keys.size(); ++t) {
+    double score = 0;
+    for (std::size_t i = 0; i < in.query.size(); ++i) score += in.query[i] * in.keys[t][i];
+    score *= in.scale;
+    if (in.soft_cap > 0) score = in.soft_cap * std::tanh(score / in.soft_cap);
+    const double weight = std::exp(score - o.lse);
+    for (int c = 0; c < f.output_width; ++c) {
+      e.out_tolerance[c] += weight * (values.mixes || values.centres > 0 ? value_size[t] : std::fabs(in.values[t][c]));
+    }
+  }
+  const double value_depth = 4 + (values.mixes || values.centres > 0 ? transform_depth(values) : 0);
+  for (double& t : e.out_tolerance) {
+    t = (2 * a + (2 * n + value_depth) * unit_roundoff) * t + row_count * 1.2e-38;
+  }
+  e.lse_tolerance = delta + a + n * unit_roundoff + 4 * unit_roundoff * (std::fabs(e.lse) + largest);
+  return e;
+}
+
+/// The answer of a check that a mutant must be able to fail.
+struct verdict {
+  bool holds = true;
+  double worst = 0;  ///< largest error over its tolerance
+  std::string what;
+};
+
+inline const char* class_of(double x) {
+  return std::isnan(x) ? "NaN" : (std::isinf(x) ? (x > 0 ? "+inf" : "-inf") : "finite");
+}
+
+inline void compare(double got, double wanted, double tolerance, const char* what, int index, verdict& v) {
+  const bool same_class =
+      class_of(got) == class_of(wanted) || std::string(class_of(got)) == std::string(class_of(wanted));
+  double ratio = 0;
+  if (same_class && std::isfinite(wanted)) ratio = std::fabs(got - wanted) / std::max(tolerance, 1e-300);
+  v.worst = std::max(v.worst, ratio);
+  if (same_class && (ratio <= 1 || !std::isfinite(wanted))) return;
+  if (v.holds) {
+    std::ostringstream out;
+    out.precision(9);
+    out << what << '[' << index << "] is " << got << ", should be " << wanted << " +- " << tolerance;
+    v.what = out.str();
+  }
+  v.holds = false;
+}
+
+/// out: [output_width] and lse of one query against what is expected.
+inline verdict compare_attention(const expected_attention& e, const float* out, float lse) {
+  verdict v;
+  for (std::size_t c = 0; c < e.out.size(); ++c) {
+    compare(static_cast<double>(out[c]), e.out[c], e.out_tolerance[c], "out", static_cast<int>(c), v);
+  }
+  compare(static_cast<double>(lse), e.lse, e.lse_tolerance, "lse", 0, v);
+  return v;
+}
+
+/// The rows of a layer that queries from position `length` - 1 on may see, decoded by gather: [stored head].
+inline std::vector<head_rows> gather_rows(any_cache& cache, int sequence, int layer) {
+  const cache_facts& f = cache.facts();
+  const int64 length = cache.length(sequence);
+  std::vector<head_rows> heads(f.stored_heads);
+  for (head_rows& h : heads) {
+    h.first.resize(length);
+    h.second.resize(length);
+  }
+  const auto take = [&](int64 begin, int64 end) {
+    if (begin >= end) return;
+    const std::size_t n = static_cast<std::size_t>((end - begin) * f.stored_heads);
+    std::vector<float> k(n * f.first.model_width), v(n * f.second.model_width);
+    cache.gather(sequence, layer, begin, end, k.data(), v.data());
+    for (int64 t = begin; t < end; ++t) {
+      for (int h = 0; h < f.stored_heads; ++h) {
+        const float* key = k.data() + ((t - begin) * f.stored_heads + h) * f.first.model_width;
+        const float* value = v.data() + ((t - begin) * f.stored_heads + h) * f.second.model_width;
+        heads[h].first[t].assign(key, key + f.first.model_width);
+        heads[h].second[t].assign(value, value + f.second.model_width);
+      }
+    }
+  };
+  const int64 oldest = f.keep > 0 ? std::max<int64>(0, length - f.keep) : 0;
+  take(0, std::min<int64>(f.sinks, oldest));
+  take(oldest, length);
+  return heads;
+}
+
+/// All heads of one query row of a layer, rows as gather decodes them at the query's own length. query: [query_heads]
+/// [query_width], out: [query_heads][output_width].
+inline verdict check_query(const cache_facts& f, const std::vector<head_rows>& rows, const float* query, int64 position,
+                           const kvc::attend_params& params, const float* out, const float* lse) {
+  verdict all;
+  const int group = f.query_heads / f.stored_heads;
+  for (int h = 0; h < f.query_heads; ++h) {
+    const expected_attention e = expect_attention(
+        f, rows[h / group], query + static_cast<std::ptrdiff_t>(h) * f.query_width, h, position, params);
+    const verdict v = compare_attention(e, out + static_cast<std::ptrdiff_t>(h) * f.output_width, lse[h]);
+    all.worst = std::max(all.worst, v.worst);
+    if (!v.holds && all.holds) {
+      all.holds = false;
+      all.what = "query head " + std::to_string(h) + ": " + v.what;
+    }
+  }
+  return all;
+}
+
+}  // namespace kvc_test

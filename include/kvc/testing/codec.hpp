@@ -94,32 +94,56 @@ class guarded {
   std::vector<byte> memory_;
 };
 
-template <class Codec, int Width>
-struct codec_run {
-  static constexpr int tokens = Codec::tokens_per_group;
-  static constexpr int row_bytes = Codec::template row_bytes<Width>;
-  static constexpr int group_bytes = Codec::template group_bytes<Width>;
+/// A codec at one width without its type, so that the checks below are compiled once.
+struct any_codec {
+  int width;
+  int tokens;
+  int row_bytes;
+  int group_bytes;
+  void (*encode)(const float* x, int begin, int end, byte* codes, byte* constants);
+  void (*decode)(const byte* codes, const byte* constants, int begin, int end, float* x);
+  void (*bound)(const float* x, int begin, int end, float* out);
 
+  template <class Codec, int Width>
+  static any_codec of() {
+    return {Width,
+            Codec::tokens_per_group,
+            Codec::template row_bytes<Width>,
+            Codec::template group_bytes<Width>,
+            Codec::template encode<Width>,
+            Codec::template decode<Width>,
+            Codec::template bound<Width>};
+  }
+};
+
+/// One encoded group of tokens.
+struct encoded_group {
+  const any_codec& codec;
   guarded codes;
   guarded constants;
-  explicit codec_run(byte fill, int shift = 0)
-      : codes(tokens * row_bytes, fill, shift), constants(group_bytes, fill, shift) {}
 
-  void encode(const std::vector<float>& x, int begin = 0, int end = tokens) {
+  explicit encoded_group(const any_codec& c, byte fill, int shift = 0)
+      : codec(c), codes(c.tokens * c.row_bytes, fill, shift), constants(c.group_bytes, fill, shift) {}
+
+  void encode(const std::vector<float>& x, int begin, int end) {
     // A copy of the very size, so that a sanitizer sees what is read beyond it.
-    const std::vector<float> rows(x.begin() + begin * Width, x.begin() + end * Width);
-    Codec::template encode<Width>(rows.data(), begin, end, codes.data(), constants.data());
+    const std::vector<float> rows(x.begin() + begin * codec.width, x.begin() + end * codec.width);
+    codec.encode(rows.data(), begin, end, codes.data(), constants.data());
   }
-  std::vector<float> decode(int begin = 0, int end = tokens) const {
-    std::vector<float> x(static_cast<std::size_t>((end - begin) * Width));
-    Codec::template decode<Width>(codes.data(), constants.data(), begin, end, x.data());
+  void encode(const std::vector<float>& x) { encode(x, 0, codec.tokens); }
+  std::vector<float> decode(int begin, int end) const {
+    std::vector<float> x(static_cast<std::size_t>((end - begin) * codec.width));
+    codec.decode(codes.data(), constants.data(), begin, end, x.data());
     return x;
   }
-  bool same_bytes(const codec_run& other, int begin = 0, int end = tokens) const {
-    return std::memcmp(codes.data() + begin * row_bytes, other.codes.data() + begin * row_bytes,
-                       static_cast<std::size_t>((end - begin) * row_bytes)) == 0 &&
-           std::memcmp(constants.data(), other.constants.data(), static_cast<std::size_t>(group_bytes)) == 0;
+  std::vector<float> decode() const { return decode(0, codec.tokens); }
+  bool same_bytes(const encoded_group& other, int begin, int end) const {
+    const int first = begin * codec.row_bytes;
+    return std::memcmp(codes.data() + first, other.codes.data() + first,
+                       static_cast<std::size_t>((end - begin) * codec.row_bytes)) == 0 &&
+           std::memcmp(constants.data(), other.constants.data(), static_cast<std::size_t>(codec.group_bytes)) == 0;
   }
+  bool same_bytes(const encoded_group& other) const { return same_bytes(other, 0, codec.tokens); }
 };
 
 inline double largest_of(const std::vector<float>& x) {
@@ -138,14 +162,13 @@ inline bool same_rows(const std::vector<float>& a, const std::vector<float>& b, 
   return true;
 }
 
-template <class Codec, int Width>
-void check_codec_bound(failures& f, const codec_data& data, int begin, int end) {
-  codec_run<Codec, Width> run(0);
+inline void check_codec_bound(failures& f, const any_codec& codec, const codec_data& data, int begin, int end) {
+  encoded_group run(codec, 0);
   run.encode(data.x, begin, end);
   const std::vector<float> y = run.decode(begin, end);
-  const std::vector<float> x(data.x.begin() + begin * Width, data.x.begin() + end * Width);
+  const std::vector<float> x(data.x.begin() + begin * codec.width, data.x.begin() + end * codec.width);
   std::vector<float> bound(x.size(), -1.0f);
-  Codec::template bound<Width>(x.data(), begin, end, bound.data());
+  codec.bound(x.data(), begin, end, bound.data());
   const double largest = largest_of(x);
   for (std::size_t i = 0; i < x.size(); ++i) {
     const int at = static_cast<int>(i);
@@ -162,30 +185,28 @@ void check_codec_bound(failures& f, const codec_data& data, int begin, int end) 
   }
 }
 
-template <class Codec, int Width>
-void check_codec_bytes(failures& f, const codec_data& data) {
-  using run_type = codec_run<Codec, Width>;
-  constexpr int tokens = run_type::tokens;
-  run_type run(0);
+inline void check_codec_bytes(failures& f, const any_codec& codec, const codec_data& data) {
+  const int tokens = codec.tokens;
+  encoded_group run(codec, 0);
   run.encode(data.x);
   const std::vector<float> whole = run.decode();
   const double largest = std::max(largest_of(data.x), largest_of(whole));
   f.expect(run.codes.intact(), "encode writes row_bytes of codes and no more", data.name);
   f.expect(run.constants.intact(), "encode writes group_bytes of constants and no more", data.name);
 
-  run_type again(0);
+  encoded_group again(codec, 0);
   again.encode(data.x);
   f.expect(run.same_bytes(again), "encode is deterministic", data.name);
   f.expect(same_rows(whole, again.decode(), 0, 0), "decode is deterministic", data.name);
   for (const byte fill : {byte(0xff), byte(0x7e)}) {  // as floats: NaN, and a large number
-    run_type dirty(fill);
+    encoded_group dirty(codec, fill);
     dirty.encode(data.x);
     f.expect(run.same_bytes(dirty), "codes do not depend on what was in memory before", data.name);
     dirty.codes.set_edges(fill);
     dirty.constants.set_edges(fill);
     f.expect(same_rows(whole, dirty.decode(), 0, largest), "decode reads its own bytes alone", data.name);
   }
-  run_type shifted(0, 1);
+  encoded_group shifted(codec, 0, 1);
   shifted.encode(data.x);
   f.expect(run.same_bytes(shifted) && same_rows(whole, shifted.decode(), 0, largest), "codes may lie at any address",
            data.name);
@@ -194,14 +215,14 @@ void check_codec_bytes(failures& f, const codec_data& data) {
   for (int begin = 0; begin < tokens; ++begin) {
     for (const int end : {begin + 1, (begin + 1 + tokens + 1) / 2, tokens}) {
       if (begin >= end || end > tokens) continue;
-      const std::size_t count = static_cast<std::size_t>((end - begin) * Width);
+      const std::size_t count = static_cast<std::size_t>((end - begin) * codec.width);
       std::vector<float> out(count + 16, 77.0f);
-      Codec::template decode<Width>(run.codes.data(), run.constants.data(), begin, end, out.data() + 8);
+      codec.decode(run.codes.data(), run.constants.data(), begin, end, out.data() + 8);
       bool beside = true;
       for (std::size_t i = 0; i < 8; ++i) beside = beside && out[i] == 77.0f && out[count + 8 + i] == 77.0f;
       f.expect(beside, "decode writes its tokens and no more", data.name, ", tokens ", begin, " to ", end);
       const std::vector<float> part(out.begin() + 8, out.end() - 8);
-      f.expect(same_rows(whole, part, static_cast<std::size_t>(begin * Width), largest),
+      f.expect(same_rows(whole, part, static_cast<std::size_t>(begin * codec.width), largest),
                "decode of some tokens is the slice of decode of all", data.name, ", tokens ", begin, " to ", end);
     }
   }
@@ -210,38 +231,36 @@ void check_codec_bytes(failures& f, const codec_data& data) {
   for (const int begin : {0, 1, tokens / 2, tokens - 1}) {
     for (const int end : {tokens, begin + 1, tokens - 1}) {
       if (begin >= end || end > tokens || (begin == 0 && end == tokens)) continue;
-      run_type part(0);
+      encoded_group part(codec, 0);
       part.encode(data.x, begin, end);
       for (const byte fill : {byte(0xff), byte(0x7e)}) {
-        run_type dirty(fill);
+        encoded_group dirty(codec, fill);
         dirty.encode(data.x, begin, end);
         f.expect(part.same_bytes(dirty, begin, end), "codes of some tokens do not depend on what was in memory before",
                  data.name, ", tokens ", begin, " to ", end);
         const byte* c = dirty.codes.data();
         const auto untouched = [fill](byte b) { return b == fill; };
-        f.expect(std::all_of(c, c + begin * run_type::row_bytes, untouched) &&
-                     std::all_of(c + end * run_type::row_bytes, c + tokens * run_type::row_bytes, untouched),
+        f.expect(std::all_of(c, c + begin * codec.row_bytes, untouched) &&
+                     std::all_of(c + end * codec.row_bytes, c + tokens * codec.row_bytes, untouched),
                  "encode of some tokens leaves the codes of the others", data.name, ", tokens ", begin, " to ", end);
       }
       f.expect(part.codes.intact() && part.constants.intact(), "encode of some tokens writes no more", data.name);
-      check_codec_bound<Codec, Width>(f, data, begin, end);
+      check_codec_bound(f, codec, data, begin, end);
     }
   }
 }
 
-template <class Codec, int Width>
-void check_codec_specials(failures& f) {
-  constexpr int tokens = codec_run<Codec, Width>::tokens;
-  constexpr int count = tokens * Width;
+inline void check_codec_specials(failures& f, const any_codec& codec) {
+  const int count = codec.tokens * codec.width;
   const float infinite = HUGE_VALF;
   const float nan = std::nanf("");
   random_source r(7);
-  for (const int at : {0, 1, Width - 1, count / 2, count - 1}) {
+  for (const int at : {0, 1, codec.width - 1, count / 2, count - 1}) {
     for (const float special : {nan, -nan, infinite, -infinite}) {
       std::vector<float> x(static_cast<std::size_t>(count));
       for (float& v : x) v = r.normal();
       x[static_cast<std::size_t>(at)] = special;
-      codec_run<Codec, Width> run(0);
+      encoded_group run(codec, 0);
       run.encode(x);
       const float y = run.decode()[static_cast<std::size_t>(at)];
       if (special != special) {
@@ -253,7 +272,7 @@ void check_codec_specials(failures& f) {
     }
     // A group of nothing else.
     const std::vector<float> all_nan(static_cast<std::size_t>(count), nan);
-    codec_run<Codec, Width> run(0);
+    encoded_group run(codec, 0);
     run.encode(all_nan);
     const float y = run.decode()[static_cast<std::size_t>(at)];
     f.expect(y != y, "NaN stays visible", "element ", at, " of NaN alone decodes to ", y);
@@ -278,10 +297,11 @@ std::string codec_failures() {
   f.expect(row_bytes >= 1, "row_bytes is positive", row_bytes);
   f.expect(group_bytes >= 0, "group_bytes is not negative", group_bytes);
   if constexpr (tokens >= 1 && row_bytes >= 1 && group_bytes >= 0) {
+    const auto codec = detail::any_codec::of<Codec, Width>();
     const std::vector<detail::codec_data> inputs = detail::codec_inputs(tokens, Width);
-    for (const detail::codec_data& data : inputs) detail::check_codec_bound<Codec, Width>(f, data, 0, tokens);
-    for (const std::size_t i : {0, 4, 7, 11}) detail::check_codec_bytes<Codec, Width>(f, inputs[i]);
-    detail::check_codec_specials<Codec, Width>(f);
+    for (const detail::codec_data& data : inputs) detail::check_codec_bound(f, codec, data, 0, tokens);
+    for (const std::size_t i : {0, 4, 7, 11}) detail::check_codec_bytes(f, codec, inputs[i]);
+    detail::check_codec_specials(f, codec);
   }
   return f.lines();
 }

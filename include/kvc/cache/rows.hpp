@@ -24,6 +24,14 @@ struct stream_at<Spec, false> {
 template <class Spec, bool First>
 using stream_of = typename detail::stream_at<Spec, First>::type;
 
+/// The oldest row, sinks aside, that a sequence of `length` rows still needs: what the query at `length` sees, and what
+/// waits in the tail to be sealed into its page.
+template <class Spec>
+KVC_HD constexpr int64 oldest_needed(int64 length) {
+  const int64 seen = Spec::tokens_policy::window > 0 ? max_of<int64>(0, length - Spec::tokens_policy::window + 1) : 0;
+  return min_of(seen, min_of(Spec::first_stream::seal_boundary(length), Spec::second_stream::seal_boundary(length)));
+}
+
 template <class Spec, bool First>
 struct stream_rows {
   using stream_type = stream_of<Spec, First>;

@@ -229,9 +229,11 @@ status match_cache_file(const cache_file_header& h, const cache_view<Spec>& view
   const int64 pages = h.length / Spec::tokens_per_page + (h.length % Spec::tokens_per_page != 0 ? 1 : 0);
   if (static_cast<uint64>(pages) > h.payload.size()) return status::corrupt_file;
   uint64 present = 0;
+  const int64 sink_pages = ceil_div<int64>(Spec::tokens_policy::sinks, Spec::tokens_per_page);
+  const int64 needed_pages = oldest_needed<Spec>(h.length) / Spec::tokens_per_page;
   for (int64 p = 0; p < pages; ++p) {
     const byte flag = h.payload[static_cast<std::size_t>(p)];
-    if (flag > 1 || (flag == 0 && Spec::tokens_policy::window == 0)) return status::corrupt_file;
+    if (flag > 1 || (flag == 0 && (p < sink_pages || p >= needed_pages))) return status::corrupt_file;
     present += flag;
   }
   const int heads = e.stored_heads();

@@ -121,7 +121,7 @@ KVC_HD status check_view(const cache_view<Spec>& view) {
   return status::ok;
 }
 
-/// The step against the view: ids, lengths and the blocks that its new rows touch.
+/// The step against the view: ids, lengths and the blocks that it can write to.
 template <class Spec>
 status check_step(const cache_view<Spec>& view, const step_view& step) {
   if (step.sequences < 0) return status::invalid_argument;
@@ -136,7 +136,10 @@ status check_step(const cache_view<Spec>& view, const step_view& step) {
     if (rows < 0 || step.seq_lens[i] < 0) return status::invalid_argument;
     const int64 end = step.seq_lens[i] + rows;
     if (ceil_div<int64>(end, Spec::tokens_per_page) > step.block_table_stride) return status::out_of_capacity;
-    for (int64 p = step.seq_lens[i] / Spec::tokens_per_page; p * Spec::tokens_per_page < end; ++p) {
+    // From the oldest open row on: this step may seal it into its page.
+    const int64 begin = min_of(Spec::first_stream::seal_boundary(step.seq_lens[i]),
+                               Spec::second_stream::seal_boundary(step.seq_lens[i]));
+    for (int64 p = begin / Spec::tokens_per_page; rows > 0 && p * Spec::tokens_per_page < end; ++p) {
       const int32 block = step.block(i, p);
       if (block < 0 || block >= view.blocks) return status::out_of_capacity;
     }

@@ -125,12 +125,8 @@ class cache {
       throw error(status::bad_position, "truncate: " + std::to_string(length) + " is not within the sequence's " +
                                             std::to_string(s.length) + " rows");
     }
-    using tokens = typename Spec::tokens_policy;
-    if constexpr (tokens::window > 0) {
-      const int64 oldest = std::max<int64>(0, length - tokens::window + 1);  // what the query at `length` sees
-      for (int64 p = oldest / Spec::tokens_per_page; p * Spec::tokens_per_page < length; ++p) {
-        if (s.blocks[static_cast<std::size_t>(p)] < 0) check(status::evicted, "truncate");
-      }
+    for (int64 p = oldest_needed<Spec>(length) / Spec::tokens_per_page; p * Spec::tokens_per_page < length; ++p) {
+      if (s.blocks[static_cast<std::size_t>(p)] < 0) check(status::evicted, "truncate");
     }
     open_single(sequence, 0);
     for (int slot = 0; slot < model_.slots(); ++slot) {
@@ -408,19 +404,15 @@ class cache {
     }
     using tokens = typename Spec::tokens_policy;
     if constexpr (tokens::window > 0) {
-      const int64 oldest = s.length - tokens::window + 1;  // what the query at s.length sees
+      const int64 oldest = oldest_needed<Spec>(s.length);
       for (int64 p = ceil_div<int64>(tokens::sinks, Spec::tokens_per_page); (p + 1) * Spec::tokens_per_page <= oldest;
            ++p) {
         int32& block = s.blocks[static_cast<std::size_t>(p)];
-        if (block < 0 || !is_sealed(s, (p + 1) * Spec::tokens_per_page)) continue;
+        if (block < 0) continue;
         blocks_.release(block);
         block = -1;
       }
     }
-  }
-  /// A page whose rows still wait in the tail will be written when they are sealed.
-  static bool is_sealed(const sequence_state& s, int64 row) {
-    return Spec::first_stream::seal_boundary(s.length) >= row && Spec::second_stream::seal_boundary(s.length) >= row;
   }
 
   void open(std::span<const step_request> requests) {

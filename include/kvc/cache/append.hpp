@@ -98,14 +98,14 @@ KVC_HD void touched_pages(const step_view& step, int index, int64& begin, int64&
   end = length == committed ? begin : ceil_div<int64>(length, Spec::tokens_per_page);
 }
 
-/// After the step: the first `accepted` rows of one sequence become committed, and those of them that are not sealed
-/// move from staging into the ring.
+/// After the step: the first `accepted` rows of one sequence become committed, and the newest of them move from staging
+/// into the ring, which then holds rows from length - ring_rows on.
 template <class Spec, bool First>
 KVC_HD void commit_ring(const stream_rows<Spec, First>& at, int64 accepted) {
   using stream_type = stream_of<Spec, First>;
   if constexpr (stream_type::has_ring) {
     const int64 length = at.committed + accepted;
-    const int64 begin = max_of(at.committed, stream_type::seal_boundary(length));
+    const int64 begin = max_of(at.committed, length - stream_type::ring_rows);
     for (int64 t = begin; t < length; ++t) {
       const byte* from = at.staged + (t - at.committed) * stream_type::exact_row_bytes;
       byte* to = at.ring + t % stream_type::ring_rows * stream_type::exact_row_bytes;
@@ -115,13 +115,13 @@ KVC_HD void commit_ring(const stream_rows<Spec, First>& at, int64 accepted) {
 }
 
 /// Cuts a sequence from `length` rows to `kept`: rows that were sealed but belong to the tail again come back into the
-/// ring as they decode.
+/// ring as they decode, but for those that it still holds: the rows from `held` on.
 template <class Spec, bool First>
-KVC_HD void unseal(const stream_rows<Spec, First>& at, int64 length, int64 kept) {
+KVC_HD void unseal(const stream_rows<Spec, First>& at, int64 length, int64 kept, int64 held) {
   using stream_type = stream_of<Spec, First>;
   if constexpr (stream_type::has_ring) {
     const int64 begin = max_of<int64>(stream_type::seal_boundary(kept), stream_type::first_rows);
-    const int64 end = min_of(stream_type::seal_boundary(length), kept);
+    const int64 end = min_of(min_of(stream_type::seal_boundary(length), kept), held);
     float x[stream_type::width];
     for (int64 t = begin; t < end; ++t) {
       at.decode(t, 1, x);

@@ -11,8 +11,8 @@ enum class layout { portable };
 
 /// How rows lie in memory; accepted by compose beside the axes.
 ///   TokensPerPage   rows of a page, a power of two from 16 on
-///   RollbackRows    newest rows that codecs with groups of tokens leave unsealed, so that a truncate of up to that
-///                   many rows (speculative decoding) is exact
+///   RollbackRows    newest rows that a truncate cuts exactly (speculative decoding): the tail holds that many rows
+///                   more, and codecs with groups of tokens leave that many unsealed
 template <int TokensPerPage = 64, layout Layout = layout::portable, int RollbackRows = 8>
 struct storage {
   static_assert(TokensPerPage >= 16 && (TokensPerPage & (TokensPerPage - 1)) == 0,

@@ -53,6 +53,8 @@ struct wrapper_floats<Q, Width> {
 ///   t < first_rows                       the exact first rows, in bf16, beside the pages
 ///   t < seal_boundary(L)                 a page, as codes
 ///   t >= seal_boundary(L)                the open tail, in bf16: a ring of ring_rows rows
+/// The ring is longer than the open tail by the rows that a truncate can cut exactly: the rows that are open again then
+/// are still there.
 template <class Dims, class Quant, int ModelWidth, class Rotary, class Storage>
 struct stream {
   using dims_policy = Dims;
@@ -70,9 +72,10 @@ struct stream {
   static constexpr int first_rows = detail::end_rows<Quant>::first;
   static constexpr int newest_rows =
       max_of(detail::end_rows<Quant>::last, tokens_per_group > 1 ? Storage::rollback_rows : 0);
-  static constexpr int ring_rows = newest_rows + tokens_per_group - 1;
+  static constexpr int open_rows = newest_rows + tokens_per_group - 1;  ///< most rows that are not sealed
+  static constexpr bool has_ring = open_rows > 0;
+  static constexpr int ring_rows = has_ring ? open_rows + Storage::rollback_rows : 0;
   static constexpr int exact_rows = first_rows + ring_rows;  ///< bf16 rows per sequence, slot and head
-  static constexpr bool has_ring = ring_rows > 0;
 
   static constexpr int row_bytes = codec::template row_bytes<width>;
   static constexpr int group_bytes = codec::template group_bytes<width>;

@@ -106,6 +106,7 @@ class cache {
     sequence_state& to = at(id, "fork");
     to.length = from.length;
     to.blocks = from.blocks;
+    to.held = from.held;
     for (const int32 block : to.blocks) {
       if (block >= 0) blocks_.share(block);
     }
@@ -116,8 +117,9 @@ class cache {
     return id;
   }
 
-  /// Forgets the rows from `length` on. Rows that belong to the open tail again come back as they decode; the newest
-  /// storage::rollback_rows rows can be cut exactly. Refused where a row that was evicted would be visible again.
+  /// Forgets the rows from `length` on. The newest storage::rollback_rows rows, counted from the greatest length that
+  /// the sequence had since it was loaded, can be cut exactly; a deeper cut brings the rows that belong to the open tail
+  /// again back as they decode. Refused where a row that was evicted would be visible again.
   void truncate(int sequence, int64 length) {
     require_no_step("truncate");
     sequence_state& s = at(sequence, "truncate");
@@ -131,8 +133,8 @@ class cache {
     open_single(sequence, 0);
     for (int slot = 0; slot < model_.slots(); ++slot) {
       for (int head = 0; head < model_.stored_heads(); ++head) {
-        unseal(stream_rows<Spec, true>(view(), step_, 0, slot, head), s.length, length);
-        unseal(stream_rows<Spec, false>(view(), step_, 0, slot, head), s.length, length);
+        unseal(stream_rows<Spec, true>(view(), step_, 0, slot, head), s.length, length, s.held.first);
+        unseal(stream_rows<Spec, false>(view(), step_, 0, slot, head), s.length, length, s.held.second);
       }
     }
     s.length = length;
@@ -232,7 +234,10 @@ class cache {
           commit_ring(stream_rows<Spec, false>(view(), step_, i, slot, head), rows);
         }
       }
-      sequences_[static_cast<std::size_t>(ids_[static_cast<std::size_t>(i)])].length += rows;
+      sequence_state& s = sequences_[static_cast<std::size_t>(ids_[static_cast<std::size_t>(i)])];
+      s.length += rows;
+      s.held.first = std::max(s.held.first, s.length - Spec::first_stream::ring_rows);
+      s.held.second = std::max(s.held.second, s.length - Spec::second_stream::ring_rows);
     }
     close();
   }
@@ -283,6 +288,7 @@ class cache {
     for (int64 p = 0; p < pages; ++p)
       s.blocks.push_back(h.payload[static_cast<std::size_t>(p)] != 0 ? take_block() : -1);
     s.length = h.length;
+    s.held = {Spec::first_stream::seal_boundary(h.length), Spec::second_stream::seal_boundary(h.length)};
     open_single(id, 0);
     read_payload<Spec>(h, view(), step_);
     step_ = {};
@@ -317,6 +323,9 @@ class cache {
     bool in_use = false;
     int64 length = 0;
     std::vector<int32> blocks;  ///< one per page, -1 where evicted
+    struct {
+      int64 first = 0, second = 0;
+    } held;  ///< oldest row that each stream's ring still holds
   };
 
   extents<Spec> with_leaders(extents<Spec> model) const {

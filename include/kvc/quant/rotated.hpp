@@ -5,9 +5,14 @@
 
 namespace kvc::inline v0_1::quant {
 
-/// +1 or -1 for channel i: the sign diagonal of the rotation, the top bit of a multiplicative hash. Part of the format.
+/// +1 or -1 for channel i: the sign diagonal of the rotation, the top bit of a hash (MurmurHash3's finalizer). Part of
+/// the format. The signs must look random to the Hadamard matrix: where they resemble one of its rows, as
+/// multiplicative hashes do, a constant row would end up in a single channel.
 KVC_HD constexpr float hadamard_sign(int i) {
-  return ((static_cast<uint32>(i) + 1u) * 2654435769u >> 16 & 1u) != 0 ? -1.0f : 1.0f;
+  uint32 h = static_cast<uint32>(i) + 1u;
+  h = (h ^ (h >> 16)) * 0x85ebca6bu;
+  h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+  return ((h ^ (h >> 16)) >> 31) != 0 ? -1.0f : 1.0f;
 }
 
 /// In place: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block, butterflies in ascending stride.

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Regenerates in place what the documentation takes from code and programs.
+
+  update.py [--build DIR] [FILE.md ...]     default: README.md and docs/*.md
+  update.py --check [--build DIR]           changes nothing; exit 1 if something is stale
+
+A block starts with one of these comments and ends with '<!-- end -->':
+
+  <!-- code: PATH [NAME] -->        the lines of a source between its two '// [NAME]' lines; without NAME all of it
+  <!-- output: PROGRAM [ARGS] -->   what a program of the build prints, as text
+  <!-- table: PROGRAM [ARGS] -->    what a program of the build prints, as Markdown
+  <!-- report: FOLDER -->           the table of the newest FOLDER/report-*.json
+  <!-- quote: PATH -->              text that must stand in a file so; checked, not generated
+
+Programs run only with --build. Without it their blocks stay as they are.
+"""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+START = re.compile(r"^<!-- (code|output|table|report|quote): (.+?) -->$")
+END = "<!-- end -->"
+
+
+class Stale(Exception):
+    """A block that cannot be generated, with the sentence that says why."""
+
+
+def code(root, path, name=None):
+    source = root / path
+    if not source.is_file():
+        raise Stale(f"there is no file {path}")
+    lines = source.read_text(encoding="utf-8").split("\n")
+    if name is None:
+        chosen = [line for line in lines if "SPDX-License-Identifier" not in line]
+    else:
+        at = [i for i, line in enumerate(lines) if line.strip() == f"// [{name}]"]
+        if len(at) != 2:
+            raise Stale(f"{path} has {len(at)} lines '// [{name}]', not 2")
+        chosen = lines[at[0] + 1 : at[1]]
+    chosen = [line for line in chosen if not re.fullmatch(r"\s*// \[\w+\]", line)]
+    return "```cpp\n" + textwrap.dedent("\n".join(chosen)).strip("\n") + "\n```"
+
+
+def find_program(build, name):
+    for folder, _, files in os.walk(build):
+        if name in files and "CMakeFiles" not in folder:
+            return pathlib.Path(folder) / name
+    raise Stale(f"the build has no program {name}")
+
+
+def run(build, name, *arguments):
+    done = subprocess.run([find_program(build, name), *arguments], stdout=subprocess.PIPE, text=True, timeout=300)
+    if done.returncode != 0:
+        raise Stale(f"{name} ended with exit code {done.returncode}")
+    return done.stdout.strip("\n")
+
+
+# ---- The cache report's table -------------------------------------------------------------------------------------
+
+COLUMNS = [  # heading, field of a cache in report.json, format
+    ("cache", "name", "`{}`"),
+    ("bits per value", "bits_per_value", "{:.2f}"),
+    ("bytes per token", "bytes_per_token", "{:,.0f}"),
+    ("ratio", "ratio", "{:.2f}"),
+    ("perplexity", "perplexity", "{:.3f}"),
+    ("change", "perplexity_change", "{:+.1%}"),
+    ("KL", "kl", "{:.5f}"),
+    ("same top token", "top1", "{:.1%}"),
+    ("passkeys", "passkey_found", "{}"),
+]
+
+
+def cell(pattern, value):
+    if value is None:
+        return "–"
+    if isinstance(value, list):  # found or not, per depth
+        return f"{sum(map(bool, value))} of {len(value)}"
+    return pattern.format(value)
+
+
+def newest_report(root, folder):
+    reports = []
+    for path in (root / folder).glob("report-*.json"):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            reports.append((data.get("date", ""), path.name, data))
+        except (ValueError, AttributeError) as e:
+            raise Stale(f"{folder}/{path.name} is no report: {e}") from None
+    return max(reports, key=lambda r: r[:2]) if reports else None
+
+
+def report(root, folder):
+    found = newest_report(root, folder)
+    if found is None:
+        return "*No report is committed yet; the command above makes one.*"
+    date, name, data = found
+    columns = [c for c in COLUMNS if any(cache.get(c[1]) is not None for cache in data["caches"])]
+    lines = ["| " + " | ".join(c[0] for c in columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    for cache in data["caches"]:
+        lines.append("| " + " | ".join(cell(c[2], cache.get(c[1])) for c in columns) + " |")
+    model, text, machine = (data.get(key, {}) for key in ("model", "text", "machine"))
+    about = [model.get("name"), text.get("name"),
+             f"{text['windows']} x {text['window']} tokens" if "window" in text else None,
+             f"{machine['cpu']}, {machine['threads']} threads" if "cpu" in machine else None,
+             f"{data['seconds'] / 60:.0f} minutes" if "seconds" in data else None, date[:10]]
+    return "\n".join([*lines, "", "; ".join(a for a in about if a) + f" ([all figures]({folder}/{name}))."])
+
+
+# ---- Pages --------------------------------------------------------------------------------------------------------
+
+
+def plain(text):
+    """A text without indentation, comment signs and the seams of string literals, to be looked for in a source."""
+    text = re.sub(r'"\s*\n\s*"', "", text)
+    return re.sub(r"\s+", " ", re.sub(r"^\s*//+ ?", "", text, flags=re.M))
+
+
+def check_quote(root, path, body):
+    if not (root / path).is_file():
+        raise Stale(f"there is no file {path}")
+    source = plain((root / path).read_text(encoding="utf-8"))
+    for line in body.split("\n"):
+        if line.strip() and not line.startswith("```") and plain(line).strip() not in source:
+            raise Stale(f"{path} does not say '{line.strip()}'")
+    return body
+
+
+def generate(root, build, kind, arguments, body):
+    words = arguments.split()
+    if kind == "code":
+        return code(root, words[0], words[1].strip("[]") if len(words) > 1 else None)
+    if kind == "quote":
+        return check_quote(root, words[0], body)
+    if kind == "report":
+        return report(root, words[0])
+    if build is None:
+        return body
+    text = run(build, *words)
+    return text if kind == "table" else f"```text\n{text}\n```"
+
+
+def same(a, b):
+    """Equal, but for the digits of very small numbers, which depend on the compiler's flags."""
+    loose = re.compile(r"\b\d+(\.\d+)?e[-+]\d+\b")
+    return loose.sub("#", a) == loose.sub("#", b)
+
+
+def render(root, build, text):
+    """The page with all blocks as they should be, and [(line, sentence)] of what was stale or is wrong."""
+    lines, found = text.split("\n"), []
+    out, i = [], 0
+    while i < len(lines):
+        out.append(lines[i])
+        start = START.match(lines[i])
+        i += 1
+        if not start:
+            continue
+        first = i
+        while i < len(lines) and lines[i] != END and not START.match(lines[i]):
+            i += 1
+        if i == len(lines) or lines[i] != END:
+            found.append((first, f"the block has no '{END}'"))
+            out += lines[first:i]
+            continue
+        body = "\n".join(lines[first:i])
+        try:
+            fresh = generate(root, build, *start.groups(), body)
+            if not same(fresh, body):
+                found.append((first, f"stale: {start[1]} {start[2]}"))
+                body = fresh
+        except Stale as e:
+            found.append((first, str(e)))
+        out += body.split("\n") if body else []
+    return "\n".join(out), found
+
+
+def pages(root):
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def main(arguments):
+    check = "--check" in arguments
+    rest = [a for a in arguments if a != "--check"]
+    build = None
+    if "--build" in rest:
+        at = rest.index("--build")
+        if at + 1 == len(rest) or not pathlib.Path(rest[at + 1]).is_dir():
+            print("update.py: --build wants the folder of a build", file=sys.stderr)
+            return 2
+        build = pathlib.Path(rest[at + 1]).resolve()
+        del rest[at : at + 2]
+    if any(a.startswith("-") for a in rest):
+        print(__doc__)
+        return 0 if rest == ["--help"] else 2
+    count = 0
+    for page in [pathlib.Path(a).resolve() for a in rest] or pages(ROOT):
+        text = page.read_text(encoding="utf-8")
+        fresh, found = render(ROOT, build, text)
+        for line, sentence in found:
+            print(f"{page.relative_to(ROOT)}:{line}: {sentence}")
+        count += len([f for f in found if check or not f[1].startswith("stale: ")])
+        if not check and fresh != text:
+            page.write_text(fresh, encoding="utf-8")
+    return 1 if count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

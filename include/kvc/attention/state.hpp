@@ -32,7 +32,7 @@ struct softmax_state {
   /// One more score: returns the weight of its row, after `factor` was applied to what is there.
   KVC_HD float push(float score, float& factor) {
     factor = raise(score);
-    if (m == bits_float(0xff800000u)) return 0.0f;
+    if (score == bits_float(0xff800000u)) return 0.0f;  // also where m is -inf: no exp(-inf + inf)
     const float p = exp_of(score - m);
     l += p;
     return p;

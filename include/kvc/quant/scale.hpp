@@ -88,8 +88,8 @@ struct integer_grid {
       g.scale = step(min_of(range.high, 3.4e38f) - g.offset, static_cast<float>(codes - 1));
     } else {
       const float magnitude = max_of(-range.low, range.high);
-      g.scale =
-          step(magnitude, Grid == symmetric ? static_cast<float>(codes / 2 - 1) : 0.5f * static_cast<float>(codes - 1));
+      // Midrise: the largest magnitude is the edge of the outermost step, not its level, so that steps are smaller.
+      g.scale = step(magnitude, static_cast<float>(Grid == symmetric ? codes / 2 - 1 : codes / 2));
     }
     return g;
   }

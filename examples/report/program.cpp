@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include "program.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+#include "describe.hpp"
+#include "files.hpp"
+#include "gguf.hpp"
+#include "html.hpp"
+#include "options.hpp"
+#include "run.hpp"
+
+namespace report {
+namespace {
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+void check_lengths(const options& options, const engine::model& model, std::size_t tokens) {
+  const auto number = [](std::size_t n) { return std::to_string(n); };
+  const auto context = static_cast<std::size_t>(model.context());
+  if (options.window > context) {
+    throw wrong_use("a window of " + number(options.window) + " tokens is more than the model's context of " +
+                    number(context));
+  }
+  const std::size_t needed = options.skip_tokens + options.windows * options.window;
+  if (needed > tokens) {
+    throw std::runtime_error("the text is too short: it has " + number(tokens) + " tokens, and " + number(needed) +
+                             " are needed (" + number(options.skip_tokens) + " skipped, " + number(options.windows) +
+                             " x " + number(options.window) + " read)");
+  }
+}
+
+void make_report(const options& options) {
+  const output_directory directory(options.out);  // a full disk should show before the work, not after it
+  const std::string text = read_file(options.text);
+  const auto file = engine::gguf_file::read(options.model);
+  const engine::tokenizer words(file);
+  engine::model model(file, {.threads = options.threads});
+  if (words.vocabulary() != model.config().vocabulary) {
+    throw std::runtime_error("the tokenizer has " + std::to_string(words.vocabulary()) + " tokens and the model " +
+                             std::to_string(model.config().vocabulary));
+  }
+  const std::vector<token> tokens = words.encode(text);
+  check_lengths(options, model, tokens.size());
+
+  plan plan;
+  for (const std::string& name : options.caches) plan.caches.push_back(find_cache(name));
+  plan.text = std::span(tokens).subspan(options.skip_tokens);
+  plan.window = options.window;
+  plan.windows = options.windows;
+  plan.threads = options.threads;
+  if (options.passkey) plan.words = &words;
+  sample_text sample;
+  const auto is_calibrated = [](const engine::cache_entry& cache) { return cache.is_calibrated; };
+  if (std::any_of(plan.caches.begin(), plan.caches.end(), is_calibrated))
+    sample = choose_sample(options, words, tokens);
+  plan.sample = sample.tokens;
+
+  setting setting;
+  describe_machine(setting, options.threads);
+  setting.model_name = name_of_file(options.model);
+  setting.model_bytes = file_bytes(options.model);
+  setting.model = model.config();
+  setting.text_name = name_of_file(options.text);
+  setting.text_bytes = text.size();
+  setting.text_tokens = tokens.size();
+  setting.skip_tokens = options.skip_tokens;
+  setting.window = options.window;
+  setting.windows = options.windows;
+  setting.sample_name = sample.name;
+  setting.sample_tokens = sample.tokens.size();
+
+  progress progress;
+  const results results = run(model, plan, progress);
+  print(table(results, setting));
+  const std::string json = to_json(results, setting);
+  const std::string json_path = directory.put("report.json", json);
+  const std::string html_path = directory.put("report.html", to_html(json));
+  print("\n" + minutes(results.seconds) + " minutes. Written: " + json_path + ", " + html_path + "\n");
+}
+
+int guarded(std::span<const std::string> arguments) {
+  const options options = parse_options(arguments);
+  if (options.help) print(usage);
+  if (options.list) {
+    for (const auto& cache : engine::list_caches())
+      std::printf("%-24s %s\n", cache.name.c_str(), cache.summary.c_str());
+  }
+  if (!options.help && !options.list) make_report(options);
+  return 0;
+}
+
+}  // namespace
+
+int run_program(std::span<const std::string> arguments) {
+  try {
+    return guarded(arguments);
+  } catch (const wrong_use& problem) {
+    std::fprintf(stderr, "kvc_report: %s (--help shows how)\n", problem.what());
+    return 2;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "kvc_report: there is not enough memory (a smaller --window needs less)\n");
+  } catch (const std::exception& problem) {
+    std::fprintf(stderr, "kvc_report: %s\n", problem.what());
+  }
+  return 1;
+}
+
+}  // namespace report

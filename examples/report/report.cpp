@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// kvc_report: measures kvc's caches on a real model and a real text.
+
+#include <string>
+#include <vector>
+
+#include "program.hpp"
+
+int main(int argc, char** argv) {
+  return report::run_program(std::vector<std::string>(argv + 1, argv + argc));
+}

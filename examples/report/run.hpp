@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "caches.hpp"
+#include "evaluate.hpp"
+#include "passkey.hpp"
+#include "progress.hpp"
+#include "samples.hpp"
+
+namespace report {
+
+/// What is read through which caches.
+struct plan {
+  std::vector<engine::cache_entry> caches;
+  std::span<const token> text;  ///< begins with the first window
+  std::size_t window = 0, windows = 0;
+  std::span<const token> sample;  ///< for calibrated caches
+  int threads = 1;
+  const engine::tokenizer* words = nullptr;  ///< for passkeys; null: no passkeys
+};
+
+/// Whether the number was found, per depth.
+struct retrieval {
+  std::vector<bool> found;
+  double share() const;
+};
+
+struct cache_result {
+  engine::cache_entry entry;
+  evaluation reading;
+  std::optional<retrieval> passkey;
+};
+
+struct results {
+  cache_result reference;  ///< fp32, also where it is none of the caches asked for
+  std::vector<cache_result> caches;
+  std::vector<passkey_task> passkeys;
+  bool was_calibrated = false;
+  double seconds = 0;
+};
+
+/// Reads all windows through all caches, one cache at a time, the reference first.
+results run(engine::model& model, const plan& plan, progress& progress);
+
+/// The entry of a cache that exists.
+engine::cache_entry find_cache(const std::string& name);
+
+}  // namespace report

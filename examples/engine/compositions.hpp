@@ -21,10 +21,11 @@ struct compositions {
   using int8 = kvc::compose<model, kvc::quant::integer<8, 64, kvc::quant::symmetric>>;
   using int4 = kvc::compose<model, kvc::quant::integer<4, 32>>;
   template <class Codec>
-  using after_sinks = kvc::quant::exact_ends<4, 0, Codec>;
+  using ends = kvc::quant::exact_ends<4, 8, Codec>;  // the first 4 tokens and the newest 8 stay in bf16
   using int4_rotated = kvc::compose<model, kvc::quant::rotated<kvc::quant::integer<4, 64, kvc::quant::midrise>>>;
-  using int4_centred = kvc::compose<
-      model, after_sinks<kvc::quant::centred<kvc::quant::rotated<kvc::quant::integer<4, 64, kvc::quant::midrise>>>>>;
+  using int4_centred =
+      kvc::compose<model,
+                   ends<kvc::quant::centred<kvc::quant::rotated<kvc::quant::integer<4, 64, kvc::quant::midrise>>>>>;
   using key8_value4 =
       kvc::compose<model,
                    kvc::quant::split<kvc::quant::integer<8, 64, kvc::quant::symmetric>, kvc::quant::integer<4, 32>>>;
@@ -43,16 +44,27 @@ struct compositions {
   using shared_layers = kvc::compose<model, kvc::layers::mapped<kvc::dynamic>>;
   using sinks_window = kvc::compose<model, kvc::tokens::sinks_and_window<4, 512>>;
 
-  // Keys before their rotary embedding, in a query-aware basis, with bits by variance; values centred and rotated.
-  template <int High, int Middle, int Low>
-  using graded =
-      kvc::quant::graded<kvc::quant::run<D / 4, High>, kvc::quant::run<D / 4, Middle>, kvc::quant::run<D / 2, Low>>;
+  // Mixtures: keys before their rotary embedding in a query-aware basis, the strong coordinates in more bits than the
+  // weak, all centred; values centred and rotated. part<n> is n of 64 channels, for heads of D.
+  template <int N>
+  static constexpr int part = D* N / 64 / 8 * 8;
   template <class Keys, class Values>
-  using mixture =
-      kvc::compose<model, kvc::rotary::deferred<>, kvc::dims::split<kvc::dims::low_rank<D>, kvc::dims::full>,
-                   kvc::quant::split<after_sinks<kvc::quant::centred<Keys>>,
-                                     after_sinks<kvc::quant::centred<kvc::quant::rotated<Values>>>>>;
-  using mixture4 = mixture<graded<6, 4, 3>, kvc::quant::integer<4, 64, kvc::quant::midrise>>;
+  using mixture = kvc::compose<
+      model, kvc::rotary::deferred<>, kvc::dims::split<kvc::dims::low_rank<Keys::channels>, kvc::dims::full>,
+      kvc::quant::split<ends<kvc::quant::centred<Keys>>, ends<kvc::quant::centred<kvc::quant::rotated<Values>>>>>;
+  template <int Bits>
+  using values = kvc::quant::integer<Bits, 64, kvc::quant::midrise>;
+  template <int N, int Bits>
+  using run = kvc::quant::run<N, Bits>;
+  // About 3, 3.5 and 4.25 bits per value with all metadata and exact rows.
+  using mixture3 =
+      mixture<kvc::quant::tapered<run<part<8>, 6>, run<part<16>, 3>, run<part<48> - part<8> - part<16>, 2>>, values<3>>;
+  using mixture35 = mixture<
+      kvc::quant::tapered<run<part<8>, 6>, run<part<16>, 4>, run<part<16>, 3>, run<D - part<8> - 2 * part<16>, 2>>,
+      values<3>>;
+  using mixture425 = mixture<kvc::quant::tapered<run<part<8>, 8>, run<part<16>, 4>, run<part<32>, 3>,
+                                                 run<D - part<8> - part<16> - part<32>, 2>>,
+                             values<4>>;
 
   /// Calls f.template operator()<Spec>(name, summary) for each, in the order of the report's table.
   template <class F>
@@ -64,10 +76,14 @@ struct compositions {
     f.template operator()<key8_value4>("k8-v4", "8-bit keys, 4-bit values");
     f.template operator()<int4>("int4", "4 bit affine, groups of 32 channels of a token");
     f.template operator()<int4_rotated>("int4-rotated", "4 bit, one scale per head and token, Hadamard-rotated");
-    f.template operator()<int4_centred>("int4-centred-rotated", "the same, means taken off, first 4 tokens exact");
+    f.template operator()<int4_centred>("int4-centred-rotated",
+                                        "the same, means taken off, first 4 and newest 8 tokens exact");
     f.template operator()<channel4>("channel4", "keys 4 bit per channel over 32 tokens, values 4 bit per token (KIVI)");
     f.template operator()<channel2>("channel2", "the same in 2 bit");
-    f.template operator()<mixture4>("mixture", "graded keys before rotary in a query-aware basis, rotated values");
+    f.template operator()<mixture425>("mixture-4.25",
+                                      "tapered keys before rotary in a query-aware basis, rotated values");
+    f.template operator()<mixture35>("mixture-3.5", "the same with fewer bits");
+    f.template operator()<mixture3>("mixture-3", "the same, a quarter of the key coordinates dropped");
     f.template operator()<low_rank>("low-rank", "three quarters of the dimensions, bf16");
     f.template operator()<pruned>("pruned-keys", "three quarters of the key channels, bf16 (ThinK)");
     f.template operator()<shared_layers>("shared-layers", "four layers read another layer's rows, bf16 (KVSharer)");

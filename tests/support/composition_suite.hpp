@@ -205,19 +205,63 @@ TEST_CASE("bytes and outputs do not depend on how rows were appended") {
   }
 }
 
-/// Compares a sequence with a cache that was built from the same rows and nothing else.
+TEST_CASE("the newest rollback_rows rows can be cut exactly") {
+  for (const composition& c : suite()) {
+    CAPTURE(c.name);
+    const auto cache = c.make(roomy);
+    const cache_facts& f = cache->facts();
+    const kvc::attend_params params = params_of(f);
+    const std::vector<std::uint64_t> more = part_of(900, 0, 6);
+    generator random(11);
+    for (int64 length = 1; length < f.tokens_per_page + 50; length += random.between(1, 5)) {
+      const int64 kept = std::max<int64>(0, length - random.between(1, f.rollback_rows));
+      CAPTURE(length);
+      CAPTURE(kept);
+      const int cut = cache->add();
+      fill(*cache, cut, part_of(40, 0, length), 50);
+      const kvc::status status = status_of([&] { cache->truncate(cut, kept); });
+      if (status != kvc::status::evicted || f.keep == 0) {
+        REQUIRE(status == kvc::status::ok);
+        const int fresh = cache->add();
+        fill(*cache, fresh, part_of(40, 0, kept), 50);
+        cache->reserve(cut, 6);
+        const std::vector<row_result> a = run_layers(*cache, more, params);
+        cache->commit();
+        cache->reserve(fresh, 6);
+        const std::vector<row_result> b = run_layers(*cache, more, params);
+        cache->commit();
+        for (std::size_t i = 0; i < more.size(); ++i) CHECK(same_bits(a[i], b[i]));
+        if (f.keep == 0) CHECK(cache->save(cut) == cache->save(fresh));
+        cache->remove(fresh);
+      }
+      cache->remove(cut);
+    }
+  }
+}
+
+/// The plain model of a sequence: its rows, and what is known of the exact copies in its tail.
 struct live_sequence {
   int id;
   std::vector<std::uint64_t> rows;
-  int cuts = 0;          ///< truncates that brought sealed rows back as they decode
-  bool was_cut = false;  ///< any truncate, which can leave more pages evicted than a new sequence has
-  int64 exact_from = 0;  ///< oldest row whose exact copy the tail can still hold
-};
+  int64 held[2] = {0, 0};  ///< oldest row of which each stream's ring still has an exact copy
+  int cuts = 0;            ///< truncates that brought sealed rows back as they decode
+  bool was_cut = false;    ///< any truncate: it can leave more pages evicted than a new sequence has
 
-inline bool unseals(const stream_facts& s, int64 length, int64 kept, int64 exact_from) {
-  return s.has_ring &&
-         std::max<int64>(s.seal_boundary(kept), s.first_rows) < std::min({s.seal_boundary(length), kept, exact_from});
-}
+  int64 length() const { return static_cast<int64>(rows.size()); }
+  void grew(const cache_facts& f) {
+    held[0] = std::max(held[0], length() - f.first.ring_rows);
+    held[1] = std::max(held[1], length() - f.second.ring_rows);
+  }
+  void cut(const cache_facts& f, int64 kept) {
+    const auto decodes = [&](const stream_facts& s, int64 from) {
+      return s.has_ring &&
+             std::max<int64>(s.seal_boundary(kept), s.first_rows) < std::min({s.seal_boundary(length()), kept, from});
+    };
+    if (decodes(f.first, held[0]) || decodes(f.second, held[1])) ++cuts;
+    was_cut = was_cut || kept < length();
+    rows.resize(size_of(kept));
+  }
+};
 
 TEST_CASE("random operations agree with a plain model of the rows") {
   for (const composition& c : suite()) {
@@ -251,7 +295,7 @@ TEST_CASE("random operations agree with a plain model of the rows") {
           if (live.size() == 4) {
             CHECK(status_of([&] { cache->add(); }) == kvc::status::out_of_capacity);
           } else {
-            live.push_back({cache->add(), {}});
+            live.emplace_back().id = cache->add();
           }
         } else if (kind <= 6) {  // a step over some of the sequences
           std::vector<step_request> requests;
@@ -299,6 +343,7 @@ TEST_CASE("random operations agree with a plain model of the rows") {
             accepted.push_back(rows);
             members[i]->rows.insert(members[i]->rows.end(), seeds.begin() + static_cast<std::ptrdiff_t>(at),
                                     seeds.begin() + static_cast<std::ptrdiff_t>(at + size_of(rows)));
+            members[i]->grew(f);
             at += size_of(requests[i].rows);
           }
           cache->commit(accepted);
@@ -313,15 +358,13 @@ TEST_CASE("random operations agree with a plain model of the rows") {
             live.push_back(copy);
           }
         } else if (kind <= 10) {
-          const int64 length = static_cast<int64>(picked->rows.size());
+          const int64 length = picked->length();
           const int64 kept =
               kind == 9 ? std::max<int64>(0, length - random.between(0, f.rollback_rows)) : random.between(0, length);
           const std::vector<byte> before = cache->save(picked->id);
           const kvc::status status = status_of([&] { cache->truncate(picked->id, kept); });
           if (status == kvc::status::ok) {
-            picked->was_cut = picked->was_cut || kept < length;
-            if (unseals(f.first, length, kept, length) || unseals(f.second, length, kept, length)) ++picked->cuts;
-            picked->rows.resize(size_of(kept));
+            picked->cut(f, kept);
           } else {
             CHECK(status == kvc::status::evicted);
             CHECK(f.keep > 0);
@@ -336,6 +379,8 @@ TEST_CASE("random operations agree with a plain model of the rows") {
           if (status == kvc::status::ok) {
             live_sequence copy = *picked;
             copy.id = id;
+            copy.held[0] = f.first.seal_boundary(copy.length());
+            copy.held[1] = f.second.seal_boundary(copy.length());
             CHECK(cache->save(id) == file);
             live.push_back(copy);
           } else {
@@ -346,7 +391,7 @@ TEST_CASE("random operations agree with a plain model of the rows") {
           cache->remove(picked->id);
           live.erase(live.begin() + (picked - live.data()));
         } else {
-          CHECK(cache->length(picked->id) == static_cast<int64>(picked->rows.size()));
+          CHECK(cache->length(picked->id) == picked->length());
           if (picked->cuts == 0 && !(f.keep > 0 && picked->was_cut)) {
             const auto twin = twin_of(*picked);
             CHECK(cache->save(picked->id) == twin->save(0));
@@ -361,7 +406,7 @@ TEST_CASE("random operations agree with a plain model of the rows") {
           }
         }
         int64 most = 0;
-        for (const live_sequence& s : live) most += (static_cast<int64>(s.rows.size()) + page - 1) / page;
+        for (const live_sequence& s : live) most += (s.length() + page - 1) / page;
         CHECK(cache->pages_in_use() <= most);
       }
       for (const live_sequence& s : live) cache->remove(s.id);

@@ -99,8 +99,10 @@ void exact_cache::keep(int tokens) {
 
 void exact_cache::commit(int rows) {
   require(open_ > 0 && rows >= 0 && rows <= open_, "commit of rows that were not reserved");
-  for (const layer_rows& layer : layers_)
-    require(layer.k.size() == values(length_ + open_), "a layer was not appended");
+  for (int layer = 0; layer < shape_.layers; ++layer) {
+    const bool was_appended = layers_[static_cast<std::size_t>(layer)].k.size() == values(length_ + open_);
+    require(was_appended || !writes(layer), "a layer was not appended");
+  }
   keep(length_ + rows);
 }
 

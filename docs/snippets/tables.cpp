@@ -65,6 +65,8 @@ void policies() {
   POLICY("quant", "OCP FP8 E4M3", "[2209.05433](https://arxiv.org/abs/2209.05433)", quant::fp8_e4m3<>);
   POLICY("quant", "bits by channel, for a calibrated basis", "",
          quant::graded<quant::run<32, 6>, quant::run<32, 4>, quant::run<64, 3>>);
+  POLICY("quant", "the same under one scale", "",
+         quant::tapered<quant::run<32, 6>, quant::run<32, 4>, quant::run<64, 3>>);
   POLICY("quant", "one policy for keys, one for values", "",
          quant::split<quant::integer<8, 64>, quant::integer<4, 32>>);
   POLICY("quant", "Hadamard rotation before the codec", "[2404.00456](https://arxiv.org/abs/2404.00456)",
@@ -107,6 +109,7 @@ void quant_rows() {
   CODEC(fp8_e4m3<>);
   CODEC(fp8_e4m3<64>);
   CODEC(graded<run<32, 6>, run<32, 4>, run<64, 3>>);
+  CODEC(tapered<run<32, 6>, run<32, 4>, run<64, 3>>);
   CODEC(rotated<integer<4>>);
   CODEC(centred<rotated<integer<4>>>);
   CODEC(exact_ends<4, 16, integer<4>>);

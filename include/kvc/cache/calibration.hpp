@@ -68,6 +68,7 @@ class calibration {
 
   /// All constants, to be saved beside a model and loaded again.
   std::span<const float> values() const { return data_; }
+  /// Takes what values() gave; throws kvc::error (other_calibration) where the count differs.
   void load(std::span<const float> values) {
     if (values.size() != data_.size()) {
       throw error(status::other_calibration, "calibration::load: expected " + std::to_string(data_.size()) +
@@ -76,6 +77,7 @@ class calibration {
     data_.assign(values.begin(), values.end());
   }
 
+  /// Of the constants, all slots and heads.
   std::size_t bytes() const { return data_.size() * sizeof(float); }
 
  private:

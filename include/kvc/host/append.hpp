@@ -42,7 +42,11 @@ status check_append(const cache_view<Spec>& view, const step_view& step, int lay
 /// Appends the step's rows to the slot that `layer` writes. k, v: [rows][kv_heads][head_dim], keys after their rotary
 /// embedding (before it with rotary::deferred). Rows become visible to attend of the same step at once, and to later
 /// steps when the caller advances seq_lens; a step that is given up leaves no trace.
-/// Never allocates or throws. Call it once per slice.
+/// Never allocates or throws. Call it once per slice, with the same arguments; `part` says which share this call does.
+/// Answers ok; follower_layer where another layer writes the slot that `layer` reads; bad_layer; out_of_capacity where
+/// the block table lacks a block that the step writes to, or the step has more rows than staging; bad_sequence,
+/// bad_extents, bad_layer_map, null_pointer, misaligned, invalid_argument. All slices give the same answer, and write
+/// nothing unless it is ok.
 template <class Spec, class T>
 status append(const cache_view<Spec>& view, const step_view& step, int layer, rows_view<const T> k,
               rows_view<const T> v, slice part = {}) {
@@ -74,7 +78,8 @@ status append(const cache_view<Spec>& view, const step_view& step, int layer, ro
 
 /// Appends by slot mapping: row r goes to slot_mapping[r] = block * tokens_per_page + offset; -1 skips it. For engines
 /// that place every token themselves. Only compositions without exact rows support it: sealing a group of tokens needs
-/// the sequence. v is ignored by a latent cache.
+/// the sequence. k, v: [rows][kv_heads][head_dim]; a latent cache takes k: [rows][1][rank + rotary] and ignores v.
+/// Answers unsupported where Spec::has_tail, bad_position for a slot beyond view.blocks, else as append does.
 template <class Spec, class T>
 status append_slots(const cache_view<Spec>& view, int layer, rows_view<const T> k, rows_view<const T> v,
                     const int64* slot_mapping, int64 rows, slice part = {}) {

@@ -380,8 +380,12 @@ status attend_phase(bool merges, const cache_view<Spec>& view, const step_view& 
 }  // namespace detail
 
 /// Attends the step's queries over the layer's slot: row i of a sequence sees the rows up to its own position.
-/// q: [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse: [rows][query_heads] or null.
+/// q: [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse: [rows][query_heads] or null,
+/// natural logarithm, -inf where a query sees nothing (its output is zero). workspace: attend_workspace_bytes of this
+/// step and part.count, aligned to 4 bytes, one for all slices.
 /// Never allocates or throws. Call it once per slice; when all slices have returned, call attend_merge the same way.
+/// Answers ok; workspace_too_small; invalid_argument for a scale that is not positive, a negative cap or window, or a
+/// rotary table of another number of pairs; bad_position where that table is too short; else as append does.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, int layer, rows_view<const T> q,
               rows_view<float> out, float* lse, const attend_params& params, void* workspace, int64 workspace_bytes,

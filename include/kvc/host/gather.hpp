@@ -33,7 +33,8 @@ void gather_stream(const cache_view<Spec>& view, const step_view& step, int inde
 /// Decodes committed rows [begin, end) of sequence `index` of the step: what append took, as far as the composition
 /// keeps it (keys before their rotary embedding with rotary::deferred; pruned channels read as zero).
 /// k, v: [rows][stored_heads][head_dim]; for a latent cache k: [rows][1][rank], v: [rows][1][rotary]. T: float, bf16,
-/// fp16.
+/// fp16. Answers evicted where a page was freed, bad_position beyond the committed rows, bad_layer, bad_sequence,
+/// null_pointer.
 template <class Spec, class T>
 status gather(const cache_view<Spec>& view, const step_view& step, int index, int layer, int64 begin, int64 end,
               rows_view<T> k, rows_view<T> v, slice part = {}) {

@@ -30,6 +30,7 @@ KVC_HD void pack(const uint8* codes, byte* packed) {
   }
 }
 
+/// The inverse. packed: [Count * Bits / 8]; codes: [Count].
 template <int Bits, int Count>
 KVC_HD void unpack(const byte* packed, uint8* codes) {
   using p = packing<Bits>;

@@ -37,25 +37,30 @@ inline constexpr bool no_duplicates =
     count_on<dims_axis, P...> <= 1 && count_on<quant_axis, P...> <= 1 && count_on<tokens_axis, P...> <= 1 &&
     count_on<storage_axis, P...> <= 1;
 
-/// Sentences about the codec of one segment; true only if all hold, so that the first mistake prints alone.
+// The ladder: policies one by one, before anything is built from them, so that a mistake prints its own sentence first.
+
+template <class Shape, class Dims, class Quant>
+consteval bool check_dims_and_quant() {
+  using first = typename sides<Quant>::first;
+  using second = typename sides<Quant>::second;
+  if constexpr (dims::is_latent<Dims>) {
+    return quant::detail::check<first, Dims::rank>() && quant::detail::check<second, Dims::rotary>();
+  } else {
+    using key = typename sides<Dims>::first;
+    using value = typename sides<Dims>::second;
+    constexpr int head_dim = Shape::head_dim;
+    static_assert(dims::detail::check<key, head_dim>() && dims::detail::check<value, head_dim>());
+    return quant::detail::check<first, key::template width<head_dim>>() &&
+           quant::detail::check<second, value::template width<head_dim>>();
+  }
+}
+
 template <class Stream>
 consteval bool check_stream() {
-  using codec = typename Stream::codec;
-  constexpr bool complete = quant::detail::check_codec<codec, Stream::width>();
   static_assert(Stream::tokens_per_group >= 1 && Stream::tokens_per_page % Stream::tokens_per_group == 0,
                 "kvc: compose: groups of tokens must divide the tokens of a page (see kvc::storage)");
   static_assert(Stream::width % 8 == 0, "kvc: compose: a stored row needs a multiple of 8 channels");
-  return complete;
-}
-
-template <class Shape, class Dims>
-consteval bool check_sides() {
-  if constexpr (dims::is_latent<Dims>) {
-    return true;
-  } else {
-    return dims::detail::check<typename sides<Dims>::first, Shape::head_dim>() &&
-           dims::detail::check<typename sides<Dims>::second, Shape::head_dim>();
-  }
+  return true;
 }
 
 template <class Spec>
@@ -94,14 +99,14 @@ struct composed {
   using tokens_policy = typename pick<tokens_axis, tokens::all, Policies...>::type;
   using storage_policy = typename pick<storage_axis, storage<>, Policies...>::type;
 
+  static_assert(layers::detail::check<layers_policy>() && heads::detail::check<heads_policy>() &&
+                rotary::detail::check<rotary_policy, Shape::head_dim>() && tokens::detail::check<tokens_policy>());
   static_assert(heads::is_latent<heads_policy> == dims::is_latent<dims_policy>,
                 "kvc: compose: heads::latent and dims::latent imply each other; give both or neither");
   static_assert(
       !(heads::is_latent<heads_policy> && rotary_policy::is_deferred),
       "kvc: compose: a latent cache stores its rotary key after the embedding; rotary::deferred does not apply");
-  static_assert(layers::detail::check<layers_policy>() && heads::detail::check<heads_policy>() &&
-                rotary::detail::check<rotary_policy>() && tokens::detail::check<tokens_policy>());
-  static_assert(check_sides<Shape, dims_policy>());
+  static_assert(check_dims_and_quant<Shape, dims_policy, quant_policy>());
 
   using type = cache_spec<Shape, layers_policy, heads_policy, rotary_policy, dims_policy, quant_policy, tokens_policy,
                           storage_policy>;

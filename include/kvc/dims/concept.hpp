@@ -42,6 +42,9 @@ consteval bool check() {
                 "kvc: a dims policy must define 'template <int HeadDim> KVC_HD static void compress(const float* row, "
                 "float* stored, const float* constants)', 'expand(stored, row, constants)', 'fold_query(query, "
                 "folded, constants)' and 'initialise(float* constants)'");
+  static_assert(P::template width<HeadDim> >= 1 && P::template width<HeadDim> <= HeadDim,
+                "kvc: a stored row must not have more channels than the head (the R of dims::low_rank<R>, the N of "
+                "dims::pruned<N>)");
   return true;
 }
 

@@ -24,7 +24,6 @@ struct low_rank {
   /// Without a calibration: the leading channels.
   template <int HeadDim>
   static void initialise(float* constants) {
-    static_assert(Rank <= HeadDim, "kvc: dims::low_rank<R>: R must not exceed the head dim");
     for (int i = 0; i < 2 * Rank * HeadDim; ++i)
       constants[i] = (i % (Rank * HeadDim)) % (HeadDim + 1) == 0 ? 1.0f : 0.0f;
   }

@@ -69,9 +69,36 @@ concept has_bound = requires(const float* x, float* out) {
   P::template bound<Width>(x, 0, 1, out);
 };
 
-/// Sentences for people; compose calls it for the codec of every segment.
+template <class P, int Width>
+concept has_constants = requires(float* constants) {
+  {P::template own_floats<Width> + 0};
+  P::template initialise<Width>(constants);
+};
+template <class P, int Width>
+concept has_forward = requires(float* x, const float* constants) {
+  P::template forward<Width>(x, constants);
+};
+template <class P, int Width>
+concept has_inverse = requires(float* x, const float* constants) {
+  P::template inverse<Width>(x, constants);
+};
+template <class P, int Width>
+concept has_fold_query = requires(float* x, const float* constants) {
+  {P::template fold_query<Width>(x, constants) + 0.0f};
+};
+template <class P, int Width>
+concept has_unfold_output = requires(float* x, const float* constants) {
+  P::template unfold_output<Width>(x, 1.0f, constants);
+};
+template <class P>
+concept has_sides = requires {
+  typename P::first_policy;
+};
+
+/// Sentences for people about a codec.
 template <class P, int Width>
 consteval bool check_codec() {
+  static_assert(!has_sides<P>, "kvc: quant::split<K, V> stands outside of wrappers: split<rotated<K>, rotated<V>>");
   static_assert(is_on_axis<P, quant_axis>, "kvc: a codec must define 'using axis = kvc::quant_axis'");
   static_assert(has_name<P>, "kvc: a codec must define 'static constexpr auto name = kvc::text(\"...\")'");
   static_assert(has_tokens_per_group<P>,
@@ -89,6 +116,40 @@ consteval bool check_codec() {
                 "kvc: a codec must define 'template <int Width> static void bound(const float* x, int begin, int end, "
                 "float* out)' (largest possible |x - decode(encode(x))| per element)");
   return true;
+}
+
+/// Sentences for people about a wrapper. One that has none of the row functions (exact_ends) leaves rows as they are.
+template <class P, int Width>
+consteval bool check_wrapper() {
+  static_assert(is_on_axis<P, quant_axis>, "kvc: a wrapper must define 'using axis = kvc::quant_axis'");
+  static_assert(has_name<P>, "kvc: a wrapper must define 'static constexpr auto name = kvc::text(\"...\")'");
+  if constexpr (has_forward<P, Width> || has_inverse<P, Width> || has_fold_query<P, Width> ||
+                has_unfold_output<P, Width>) {
+    static_assert(has_constants<P, Width>,
+                  "kvc: a wrapper that transforms rows must define 'template <int Width> static constexpr int "
+                  "own_floats' (constants per stored head) and 'template <int Width> static void initialise(float* "
+                  "constants)'");
+    static_assert(has_forward<P, Width> && has_inverse<P, Width>,
+                  "kvc: a wrapper that transforms rows must define 'template <int Width> KVC_HD static void "
+                  "forward(float* x, const float* constants)', and 'inverse' with the same arguments");
+    static_assert(has_fold_query<P, Width>,
+                  "kvc: a wrapper that transforms rows must define 'template <int Width> KVC_HD static float "
+                  "fold_query(float* q, const float* constants)' (returns what is the same for all rows)");
+    static_assert(has_unfold_output<P, Width>,
+                  "kvc: a wrapper that transforms rows must define 'template <int Width> KVC_HD static void "
+                  "unfold_output(float* o, float mass, const float* constants)' (mass: the sum of the weights)");
+  }
+  return true;
+}
+
+/// Sentences for people; compose calls it for the quant policy of every segment.
+template <class P, int Width>
+consteval bool check() {
+  if constexpr (is_wrapper<P>) {
+    return check_wrapper<P, Width>() && check<typename P::inner_codec, Width>();
+  } else {
+    return check_codec<P, Width>();
+  }
 }
 
 }  // namespace detail

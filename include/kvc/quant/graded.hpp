@@ -31,13 +31,17 @@ struct graded {
   static constexpr int channels = (Runs::channels + ...);
 
   template <int Width>
-  static constexpr int row_bytes = (Runs::codec::template row_bytes<Runs::channels> + ...);
+  static consteval bool fits() {
+    static_assert(Width == channels, "kvc: quant::graded: the runs must add up to the width of the segment");
+    return true;
+  }
+  template <int Width>
+  static constexpr int row_bytes = !fits<Width>() ? 0 : (Runs::codec::template row_bytes<Runs::channels> + ...);
   template <int Width>
   static constexpr int group_bytes = (Runs::codec::template group_bytes<Runs::channels> + ...);
 
   template <int Width>
   KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
-    static_assert(Width == channels, "kvc: quant::graded: the runs must add up to the width of the segment");
     for (int t = begin; t < end; ++t) {
       const float* row = x + (t - begin) * Width;
       byte* c = codes + t * row_bytes<Width>;

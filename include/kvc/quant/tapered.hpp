@@ -23,7 +23,12 @@ struct tapered {
   using constants_of = stored_constants<midrise, scale_type::fp16>;
 
   template <int Width>
-  static constexpr int row_bytes = (packing<Runs::bits>::template bytes<Runs::channels> + ...);
+  static consteval bool fits() {
+    static_assert(Width == channels, "kvc: quant::tapered: the runs must add up to the width of the segment");
+    return true;
+  }
+  template <int Width>
+  static constexpr int row_bytes = !fits<Width>() ? 0 : (packing<Runs::bits>::template bytes<Runs::channels> + ...);
   template <int Width>
   static constexpr int group_bytes = constants_of::bytes;
 
@@ -37,7 +42,6 @@ struct tapered {
 
   template <int Width>
   KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
-    static_assert(Width == channels, "kvc: quant::tapered: the runs must add up to the width of the segment");
     for (int t = begin; t < end; ++t) {
       const float* row = x + (t - begin) * Width;
       const grid_constants k = choose(row);

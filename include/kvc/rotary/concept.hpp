@@ -23,18 +23,31 @@ template <class P>
 concept has_deferred = requires {
   {P::is_deferred || true};
 };
+template <class P, int HeadDim>
+concept has_rotate = requires(float* key, const float* cos_sin) {
+  {P::template pair_count<HeadDim> + 0};
+  P::template rotate<HeadDim>(key, cos_sin);
+};
 template <class P>
 concept has_name = requires {
   P::name.c_str();
 };
 
 /// Sentences for people; compose calls it for every rotary policy.
-template <class P>
+template <class P, int HeadDim>
 consteval bool check() {
   static_assert(has_name<P>, "kvc: a rotary policy must define 'static constexpr auto name = kvc::text(\"...\")'");
   static_assert(has_deferred<P>,
-                "kvc: a rotary policy must define 'static constexpr bool is_deferred' and, where it is true, "
-                "'template <int HeadDim> KVC_HD static void rotate(float* key, const float* cos_sin)'");
+                "kvc: a rotary policy must define 'static constexpr bool is_deferred' (false: keys arrive rotated)");
+  if constexpr (P::is_deferred) {
+    static_assert(has_rotate<P, HeadDim>,
+                  "kvc: a rotary policy that is deferred must define 'template <int HeadDim> static constexpr int "
+                  "pair_count' and 'template <int HeadDim> KVC_HD static void rotate(float* key, const float* "
+                  "cos_sin)' (in place, cos_sin: [pair_count][2])");
+    static_assert(2 * P::template pair_count<HeadDim> <= HeadDim,
+                  "kvc: a rotary policy must not turn more channels than the head has (the Dims of "
+                  "rotary::deferred<Pairs, Dims>)");
+  }
   return true;
 }
 

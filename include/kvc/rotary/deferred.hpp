@@ -26,7 +26,6 @@ struct deferred {
   /// key: [HeadDim], turned in place by cos_sin: [pair_count][2].
   template <int HeadDim>
   KVC_HD static void rotate(float* key, const float* cos_sin) {
-    static_assert(Dims <= HeadDim, "kvc: rotary::deferred turns more channels than the head has");
     constexpr int count = pair_count<HeadDim>;
     for (int i = 0; i < count; ++i) {
       const int a = Pairs == pairs::interleaved ? 2 * i : i;

@@ -12,7 +12,7 @@ namespace kvc::inline v0_1::testing {
 ///   CHECK(kvc::testing::rotary_failures<my_rotary, 128>() == "");
 template <class Policy, int HeadDim>
 std::string rotary_failures() {
-  static_assert(rotary::detail::check<Policy>());
+  static_assert(rotary::detail::check<Policy, HeadDim>());
   failures f("rotary " + std::string(Policy::name.c_str()) + ", head dim " + std::to_string(HeadDim));
   f.expect(Policy::name.length > 0, "the name is not empty", "");
   if constexpr (Policy::is_deferred) {

@@ -13,8 +13,8 @@ namespace kvc::inline v0_1::testing {
 ///   CHECK(kvc::testing::wrapper_failures<my_wrapper<kvc::quant::integer<4, 32>>, 128>() == "");
 template <class Wrapper, int Width>
 std::string wrapper_failures(std::span<const float> constants = {}) {
-  static_assert(is_on_axis<Wrapper, quant_axis> && quant::is_wrapper<Wrapper>,
-                "kvc: a wrapper must define 'using axis = kvc::quant_axis' and 'using inner_codec = Codec'");
+  static_assert(quant::is_wrapper<Wrapper>, "kvc: a wrapper must define 'using inner_codec = Codec'");
+  static_assert(quant::detail::check_wrapper<Wrapper, Width>());
   failures f("wrapper " + std::string(Wrapper::name.c_str()) + ", width " + std::to_string(Width));
   f.expect(Wrapper::name.length > 0, "the name is not empty", "");
   using rows = kvc::detail::wrappers<Wrapper, Width>;

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// expect: kvc: a rotary policy that is deferred must define 'template <int HeadDim> static constexpr int
+#include <kvc/cache/compose.hpp>
+
+struct mine {
+  using axis = kvc::rotary_axis;
+  static constexpr auto name = kvc::text("mine");
+  static constexpr bool is_deferred = true;
+#ifndef KVC_SHOULD_FAIL
+  template <int HeadDim>
+  static constexpr int pair_count = HeadDim / 2;
+#endif
+  template <int HeadDim>
+  KVC_HD static void rotate(float* key, const float* cos_sin);
+};
+
+using cache = kvc::compose<kvc::shape<4, 8, 4, 64>, mine>;
+constexpr auto bytes = cache::bytes_per_token;

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// expect: kvc: a tokens policy must define 'static constexpr auto name
+#include <kvc/cache/compose.hpp>
+
+struct mine {
+  using axis = kvc::tokens_axis;
+#ifndef KVC_SHOULD_FAIL
+  static constexpr auto name = kvc::text("mine");
+#endif
+  static constexpr int sinks = 4;
+  static constexpr int window = 64;
+};
+
+using cache = kvc::compose<kvc::shape<4, 8, 4, 64>, mine>;
+constexpr auto bytes = cache::bytes_per_token;

@@ -66,7 +66,7 @@ TEST_CASE("symmetric, 3 bit") {
 }
 
 TEST_CASE("midrise, 2 bit: levels at odd multiples of half a step") {
-  const encoded<integer<2, 4, midrise>, 4> e({4.0f, -4.0f, 0.5f, -1.9f});
+  const encoded<integer<2, 4, midrise>, 4> e({3.0f, -3.0f, 0.5f, -1.9f});
   CHECK(e.constants == bytes{0x00, 0x3e});  // the largest magnitude is 2 steps: 1.5
   CHECK(e.codes == bytes{0x23});            // 3, 0, 2, 0
   CHECK(e.y == row{2.25f, -2.25f, 0.75f, -2.25f});

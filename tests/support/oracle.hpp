@@ -15,23 +15,24 @@
 // The tolerance is an error analysis of fp32 attention, not a number that happens to pass. u = 2^-24 is the unit
 // roundoff, and a sum of n terms in any order is off by at most n u times the sum of their magnitudes (to first order).
 //
-//   score     s_t = scale (q . k_t). The library folds q into the stored space instead of taking k_t out of it; both
-//   are
-//             linear maps of fp32 sums. Each side loses at most T u |q| |k|, with T the depth of the sums of its
-//             transforms:
+//   score     s_t = scale (q . k_t). The library folds q into the stored space instead of taking k_t out of it;
+//             both are linear maps of fp32 sums. Each side loses at most T u |q| |k|, with T the depth of the sums
+//             of its transforms:
 //               Hadamard of order B     log2 B + 2 (butterflies are orthonormal: errors add in norm)
 //               centring                2, on a row that is longer by the mean: |k| + 2 |mean|
 //               basis of rank R         (head dim + R) sqrt R (R sums of head dim products; rows of norm about 1)
 //               deferred rotation       3
-//             and the product itself width / 16 + 4 (16 partial sums and a tree), constant, scale and soft cap 4 more.
+//             and the product itself width / 16 + 4 (16 partial sums and a tree), constant, scale and soft cap 4.
 //             soft cap: tanh is off by 3e-7 of the cap.
-//             With D = 2 T + width / 16 + 8:  delta = D u scale |q| (|k| + 2 |mean|) + 3e-7 cap
-//   weight    p_t = exp(s_t - m): relative error a = expm1(delta) + u |s_t - m| + 2e-7 (exp_of), and the same once more
-//             for every tile at which the running maximum can rise. |s_t - m| <= 2 max |s|.
-//   sums      l and o add up the rows of a split of 1024 one by one, the splits after that: n = min(rows, 1024) +
-//   splits output    o / l = sum_t p_t v_t / l, off by (2 a + 2 n u + 4 u) A_c with A_c = sum_t p_t |v_tc| / l. Where
-//   the values'
-//             transforms mix channels, A_c is the norm of the row instead, which is longer by the mean, plus T u.
+//             With D = 2 T + width / 16 + 8:  delta = D u scale |q| (|k| + 2 |mean|) + 3e-7 cap, the largest over
+//             the rows; sum_i |q_i k_i| stands for the norms where no transform mixes channels.
+//   weight    p_t = exp(s_t - m): relative error a = expm1(delta) + u |s_t - m| + 2e-7 (exp_of), and the latter once
+//             more for every tile at which the running maximum can rise. |s_t - m| <= 2 max |s|.
+//   sums      l and o add up the rows of a split of 1024 one by one, then the splits: n = min(rows, 1024) + splits.
+//   output    o / l = sum_t p_t v_t / l. Wrong weights move channel c by 2 a A_c, A_c = sum_t p_t |v_tc| / l: the
+//             transforms of the values are linear, so this holds on either side of them. Rounding of the sums adds
+//             (2 n + 4) u A_c; where transforms mix channels, (2 n + T + 4) u times the norm of the stored row
+//             instead, which is longer than the row by the mean.
 //   lse       m + log l, off by delta + a + n u + 4 u (|lse| + max |s|)
 //
 // The bound is a worst case; what it leaves undetected is measured by the mutants of attention/mutants.cpp.
@@ -96,9 +97,9 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   in.has_sink = params.sink_logits != nullptr;
   in.sink = in.has_sink ? static_cast<double>(params.sink_logits[query_head]) : 0;
   in.query.assign(query, query + f.query_width);
-  std::vector<double> value_size;  // per row: what a value's magnitude is at most, where channels mix
   const stream_facts& values = f.values();
   double longest_key = 0;
+  double largest_product = 0;
   for (int64 t = 0; t <= position; ++t) {
     if (!is_visible(f, params, position, t)) continue;
     std::vector<double> key(rows.first[t].begin(), rows.first[t].end());
@@ -110,7 +111,12 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
     }
     if (f.is_deferred) rotate_in_double(f, key, t);
     longest_key = std::max(longest_key, norm(key));
-    value_size.push_back(norm(value) + 2 * values.mean_norm);
+    double product = 0;
+    for (std::size_t i = 0; i < key.size(); ++i) {
+      const double x = std::fabs(in.query[i] * key[i]);
+      product += std::isfinite(x) ? x : 0;
+    }
+    largest_product = std::max(largest_product, product);
     in.keys.push_back(std::move(key));
     in.values.push_back(std::move(value));
   }
@@ -128,7 +134,8 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
     means += f.second.mean_norm;
   }
   if (f.is_deferred) depth += 3;
-  const double largest = in.scale * norm(in.query) * (longest_key + 2 * means);
+  const bool keys_mix = f.first.mixes || f.is_deferred || means > 0 || (f.is_latent && f.second.mixes);
+  const double largest = in.scale * (keys_mix ? norm(in.query) * (longest_key + 2 * means) : largest_product);
   const double delta = depth * unit_roundoff * largest + tanh_error * in.soft_cap;
   const double row_count = static_cast<double>(in.keys.size());
   const double tiles = std::ceil(static_cast<double>(position + 1) / 16) + 2;
@@ -136,21 +143,22 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   const double splits = std::ceil(static_cast<double>(position + 1) / 1024);
   const double n = std::min(row_count, 1024.0) + splits;
 
-  // The weights once more, for A_c.
-  e.out_tolerance.assign(f.output_width, 0.0);
+  // The weights once more, for A_c and the norms.
+  const bool values_mix = values.mixes || values.centres > 0;
+  std::vector<double> channel(f.output_width, 0.0);
+  double mixed = 0;
   for (std::size_t t = 0; t < in.keys.size(); ++t) {
     double score = 0;
     for (std::size_t i = 0; i < in.query.size(); ++i) score += in.query[i] * in.keys[t][i];
     score *= in.scale;
     if (in.soft_cap > 0) score = in.soft_cap * std::tanh(score / in.soft_cap);
     const double weight = std::exp(score - o.lse);
-    for (int c = 0; c < f.output_width; ++c) {
-      e.out_tolerance[c] += weight * (values.mixes || values.centres > 0 ? value_size[t] : std::fabs(in.values[t][c]));
-    }
+    mixed += weight * (norm(in.values[t]) + 2 * values.mean_norm);
+    for (int c = 0; c < f.output_width; ++c) channel[c] += weight * std::fabs(in.values[t][c]);
   }
-  const double value_depth = 4 + (values.mixes || values.centres > 0 ? transform_depth(values) : 0);
-  for (double& t : e.out_tolerance) {
-    t = (2 * a + (2 * n + value_depth) * unit_roundoff) * t + row_count * 1.2e-38;
+  for (int c = 0; c < f.output_width; ++c) {
+    const double rounding = values_mix ? (2 * n + transform_depth(values) + 4) * mixed : (2 * n + 4) * channel[c];
+    e.out_tolerance.push_back(2 * a * channel[c] + unit_roundoff * rounding + row_count * 1.2e-38);
   }
   e.lse_tolerance = delta + a + n * unit_roundoff + 4 * unit_roundoff * (std::fabs(e.lse) + largest);
   return e;

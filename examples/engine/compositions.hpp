@@ -56,15 +56,15 @@ struct compositions {
   using values = kvc::quant::integer<Bits, 64, kvc::quant::midrise>;
   template <int N, int Bits>
   using run = kvc::quant::run<N, Bits>;
-  // About 3, 3.5 and 4.25 bits per value with all metadata and exact rows.
+  // About 3, 3.5 and 4.5 bits per value with all metadata and exact rows.
   using mixture3 =
       mixture<kvc::quant::tapered<run<part<8>, 6>, run<part<16>, 3>, run<part<48> - part<8> - part<16>, 2>>, values<3>>;
   using mixture35 = mixture<
       kvc::quant::tapered<run<part<8>, 6>, run<part<16>, 4>, run<part<16>, 3>, run<D - part<8> - 2 * part<16>, 2>>,
       values<3>>;
-  using mixture425 = mixture<kvc::quant::tapered<run<part<8>, 8>, run<part<16>, 4>, run<part<32>, 3>,
-                                                 run<D - part<8> - part<16> - part<32>, 2>>,
-                             values<4>>;
+  using mixture45 = mixture<kvc::quant::tapered<run<part<8>, 8>, run<part<8>, 6>, run<part<24>, 4>, run<part<16>, 3>,
+                                                run<D - 2 * part<8> - part<24> - part<16>, 2>>,
+                            values<4>>;
 
   /// Calls f.template operator()<Spec>(name, summary) for each, in the order of the report's table.
   template <class F>
@@ -80,8 +80,8 @@ struct compositions {
                                         "the same, means taken off, first 4 and newest 8 tokens exact");
     f.template operator()<channel4>("channel4", "keys 4 bit per channel over 32 tokens, values 4 bit per token (KIVI)");
     f.template operator()<channel2>("channel2", "the same in 2 bit");
-    f.template operator()<mixture425>("mixture-4.25",
-                                      "tapered keys before rotary in a query-aware basis, rotated values");
+    f.template operator()<mixture45>("mixture-4.5",
+                                     "tapered keys before rotary in a query-aware basis, rotated values");
     f.template operator()<mixture35>("mixture-3.5", "the same with fewer bits");
     f.template operator()<mixture3>("mixture-3", "the same, a quarter of the key coordinates dropped");
     f.template operator()<low_rank>("low-rank", "three quarters of the dimensions, bf16");

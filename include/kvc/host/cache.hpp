@@ -62,6 +62,7 @@ class cache {
                      : std::vector<int32>(model.leaders, model.leaders + std::max(0, model.layers))),
         model_(with_leaders(model)),
         calibration_(constants == nullptr ? calibration<Spec>(model_) : *constants),
+        constants_(calibration_.view()),
         blocks_(checked_blocks(options)),
         pages_(page_pool_bytes<Spec>(model_, blocks_.size())),
         tails_(tail_pool_bytes<Spec>(model_, options.max_sequences)),
@@ -118,8 +119,8 @@ class cache {
   }
 
   /// Forgets the rows from `length` on. The newest storage::rollback_rows rows, counted from the greatest length that
-  /// the sequence had since it was loaded, can be cut exactly; a deeper cut brings the rows that belong to the open tail
-  /// again back as they decode. Refused where a row that was evicted would be visible again.
+  /// the sequence had since it was loaded, can be cut exactly; a deeper cut brings the rows that belong to the open
+  /// tail again back as they decode. Refused where a row that was evicted would be visible again.
   void truncate(int sequence, int64 length) {
     require_no_step("truncate");
     sequence_state& s = at(sequence, "truncate");
@@ -314,7 +315,7 @@ class cache {
             options_.max_sequences,
             staging_.data(),
             options_.max_step_rows,
-            calibration_.view()};
+            constants_};
   }
   const step_view& step() const { return step_; }
 
@@ -465,6 +466,7 @@ class cache {
   std::vector<int32> leaders_;
   extents<Spec> model_;
   calibration<Spec> calibration_;
+  calibration_view<Spec> constants_;  // made once, as its id hashes them all
   block_pool blocks_;
   buffer pages_;
   buffer tails_;

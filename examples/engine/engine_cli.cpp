@@ -7,6 +7,9 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <fstream>
+#include <iterator>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -16,6 +19,7 @@
 #include "generate.hpp"
 #include "gguf.hpp"
 #include "model.hpp"
+#include "samples.hpp"
 #include "tokenizer.hpp"
 
 namespace {
@@ -23,15 +27,16 @@ namespace {
 using namespace engine;
 
 constexpr const char* usage =
-    "usage: kvc_engine --model FILE --prompt TEXT [--tokens N] [--threads N] [--cache NAME]\n"
+    "usage: kvc_engine --model FILE --prompt TEXT [--tokens N] [--threads N] [--cache NAME] [--sample-text FILE]\n"
     "       kvc_engine --list | --help\n"
     "\n"
-    "  --model FILE    a Llama-architecture model in GGUF (fetch_model.sh gets one)\n"
-    "  --prompt TEXT   the text to continue\n"
-    "  --tokens N      how many tokens to write at most (default 64)\n"
-    "  --threads N     how many threads compute (default: one per CPU core)\n"
-    "  --cache NAME    the key/value cache (default exact)\n"
-    "  --list          the caches by name\n";
+    "  --model FILE         a Llama-architecture model in GGUF (fetch_model.sh gets one)\n"
+    "  --prompt TEXT        the text to continue\n"
+    "  --tokens N           how many tokens to write at most (default 64)\n"
+    "  --threads N          how many threads compute (default: one per CPU core)\n"
+    "  --cache NAME         the key/value cache (default bf16)\n"
+    "  --sample-text FILE   some thousand words that a calibrated cache is fitted to\n"
+    "  --list               the caches by name; * marks the calibrated ones\n";
 
 /// The command line was wrong: exit status 2.
 struct wrong_use : std::runtime_error {
@@ -39,7 +44,7 @@ struct wrong_use : std::runtime_error {
 };
 
 struct arguments {
-  std::string model, prompt, cache = "exact";
+  std::string model, prompt, sample_text, cache = "bf16";
   int tokens = 64;
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   bool list = false, help = false;
@@ -64,13 +69,14 @@ arguments parse(int argc, char** argv) {
       continue;
     }
     const bool known = option == "--model" || option == "--prompt" || option == "--cache" || option == "--tokens" ||
-                       option == "--threads";
+                       option == "--threads" || option == "--sample-text";
     if (!known) throw wrong_use("unknown option '" + std::string(option) + "'");
     if (i + 1 == argc) throw wrong_use(std::string(option) + " needs a value");
     const std::string_view value = argv[++i];
     if (option == "--model") out.model = value;
     if (option == "--prompt") out.prompt = value;
     if (option == "--cache") out.cache = value;
+    if (option == "--sample-text") out.sample_text = value;
     if (option == "--tokens") out.tokens = parse_count(option, value, 1 << 20);
     if (option == "--threads") out.threads = parse_count(option, value, 1024);
   }
@@ -79,10 +85,17 @@ arguments parse(int argc, char** argv) {
   if (out.prompt.empty()) throw wrong_use("--prompt is missing");
   const auto caches = list_caches();
   const auto has_name = [&](const cache_entry& entry) { return entry.name == out.cache; };
-  if (std::none_of(caches.begin(), caches.end(), has_name)) {
+  const auto chosen = std::find_if(caches.begin(), caches.end(), has_name);
+  if (chosen == caches.end()) {
     std::string names;
     for (const auto& entry : caches) names += (names.empty() ? "" : ", ") + entry.name;
     throw wrong_use("there is no cache '" + out.cache + "' (there are: " + names + ")");
+  }
+  if (chosen->is_calibrated && out.sample_text.empty()) {
+    throw wrong_use("the cache '" + out.cache + "' is calibrated: --sample-text is missing");
+  }
+  if (!chosen->is_calibrated && !out.sample_text.empty()) {
+    throw wrong_use("the cache '" + out.cache + "' is not calibrated: it has no use for --sample-text");
   }
   return out;
 }
@@ -96,6 +109,21 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// The moments of up to 4096 tokens of a file.
+std::unique_ptr<samples> calibrate(const arguments& arguments, const tokenizer& words, model& transformer) {
+  std::ifstream file(arguments.sample_text, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (!file) throw std::runtime_error("the file '" + arguments.sample_text + "' cannot be read");
+  std::vector<token> tokens = words.encode(text);
+  constexpr std::size_t fewest = 512, most = 4096;
+  if (tokens.size() < fewest) {
+    throw std::runtime_error("the sample text has " + std::to_string(tokens.size()) + " tokens; calibration needs " +
+                             std::to_string(fewest));
+  }
+  tokens.resize(std::min({tokens.size(), most, static_cast<std::size_t>(transformer.context())}));
+  return std::make_unique<samples>(transformer, tokens, arguments.threads);
+}
+
 void generate(const arguments& arguments) {
   const auto file = gguf_file::read(arguments.model);
   const tokenizer words(file);
@@ -104,9 +132,13 @@ void generate(const arguments& arguments) {
     throw std::runtime_error("the tokenizer has " + std::to_string(words.vocabulary()) + " tokens and the model " +
                              std::to_string(transformer.config().vocabulary));
   }
-  const auto cache =
-      make_cache(arguments.cache, transformer.config().attention(),
-                 {.context = transformer.context(), .threads = arguments.threads, .rotary = &transformer.rotary()});
+  std::unique_ptr<samples> sampled;
+  if (!arguments.sample_text.empty()) sampled = calibrate(arguments, words, transformer);
+  const auto cache = make_cache(arguments.cache, transformer.config().attention(),
+                                {.context = transformer.context(),
+                                 .threads = arguments.threads,
+                                 .rotary = &transformer.rotary(),
+                                 .data = sampled ? &sampled->data() : nullptr});
 
   const std::vector<token> prompt = words.prompt(arguments.prompt);
   print(arguments.prompt);
@@ -142,7 +174,9 @@ int main(int argc, char** argv) {
     const arguments arguments = parse(argc, argv);
     if (arguments.help) print(usage);
     if (arguments.list) {
-      for (const auto& cache : list_caches()) std::printf("%-24s %s\n", cache.name.c_str(), cache.summary.c_str());
+      for (const auto& cache : list_caches()) {
+        std::printf("%-24s%s %s\n", cache.name.c_str(), cache.is_calibrated ? "*" : " ", cache.summary.c_str());
+      }
     }
     if (arguments.help || arguments.list) return 0;
     generate(arguments);

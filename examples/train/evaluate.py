@@ -91,10 +91,10 @@ def passkeys(model, text, folder, device):
     return sum(shares) / len(shares), [round(s, 4) for s in shares]
 
 
-def everything(model, folder, device):
+def everything(model, folder, device, windows=None):
     model.eval()
     text = torch.from_numpy(data.load(folder, "held"))
-    loss, by_position = held_out_loss(model, text, device)
+    loss, by_position = held_out_loss(model, text, device, limit=windows)
     copy, copy_by_depth = copying(model, text, device)
     passkey, passkey_by_depth = passkeys(model, text, folder, device)
     model.train()

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 
 import train
@@ -64,7 +65,16 @@ def resolved(spec, plan, out):
     return spec
 
 
-def run(plan, data, out, workers=4, minutes=9.0, extra=()):
+def archive_logs(out, archive):
+    with tarfile.open(archive + ".part", "w:gz") as packed:
+        for name in sorted(os.listdir(out)):
+            if name.endswith(".jsonl"):
+                packed.add(os.path.join(out, name), name)
+    os.replace(archive + ".part", archive)
+
+
+def run(plan, data, out, workers=4, minutes=9.0, extra=(), archive=None):
+    """`archive`: a .tgz of all logs, rewritten whenever a run has ended, for machines that may go away at any time."""
     os.makedirs(out, exist_ok=True)
     started = time.time()
     deadline = started + 60 * minutes
@@ -76,9 +86,11 @@ def run(plan, data, out, workers=4, minutes=9.0, extra=()):
                 ended += 1
                 end = last_line(os.path.join(out, name + ".jsonl"))
                 says = "stopped" if end is None else "DIVERGED" if end["diverged"] else f"loss {end['loss']:.4f} " \
-                    f"copy {end['copy']:.2f} passkey {end['passkey']} spikes {end['spikes']} {end['seconds']:.0f} s"
+                    f"copy {end['copy']} passkey {end['passkey']} spikes {end['spikes']} {end['seconds']:.0f} s"
                 print(f"[{time.time() - started:5.0f} s] {name}: {says} ({time.time() - since:.0f} s in all"
                       f"{'' if process.returncode in (0, 3) else f', exit {process.returncode}'}); {len(waiting)} wait", flush=True)
+                if archive:
+                    archive_logs(out, archive)
                 if process.returncode not in (0, 3):
                     with open(os.path.join(out, name + ".err")) as lines:
                         print("".join(lines.readlines()[-6:]), flush=True)
@@ -111,6 +123,7 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--archive", help="a .tgz of the logs, rewritten whenever a run ends")
     parser.add_argument("--list", action="store_true")
     options, extra = parser.parse_known_args()
     plan = [spec for name in options.plans for spec in PLANS[name]]
@@ -118,7 +131,7 @@ def main():
         for spec in plan:
             print(" ".join(f"{k}={v}" for k, v in spec.items()))
         return 0
-    run(plan, options.data, options.out, options.workers, options.minutes, extra)
+    run(plan, options.data, options.out, options.workers, options.minutes, extra, options.archive)
     return 0
 
 

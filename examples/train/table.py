@@ -44,14 +44,12 @@ def runs(folder):
             idea = {k: config[k] for k in IDEAS if k in config and config[k] != plain[k]
                     and not (k == "rotary_bits" and config[k] == config["bits"])}
             idea |= {k: recipe[k] for k in ("grid_from", "grid_full") if recipe.get(k)}
-            if recipe.get("exercises", EXERCISES) != EXERCISES:
-                idea["exercises"] = recipe["exercises"]
             seen = [line for line in lines if line["event"] == "train"]
             found.append(dict(
                 name=name[:-len(".jsonl")], variant=start["variant"], size=start["size"], seed=recipe["seed"],
                 idea=" ".join(f"{k}={v}" for k, v in idea.items()), parameters=start["parameters"],
                 tokens=seen[-1]["tokens"] if seen else 0, tokens_wanted=start["steps"] * start["batch_tokens"],
-                learning_rate=recipe["rate"], bytes_per_token_per_layer=start["bytes_per_token_per_layer"],
+                learning_rate=recipe["rate"], exercises=recipe.get("exercises", EXERCISES), bytes_per_token_per_layer=start["bytes_per_token_per_layer"],
                 share_of_mha=start["share_of_mha"], loss=end.get("loss"), copy=end.get("copy"),
                 passkey=end.get("passkey"), spikes=end.get("spikes"), seconds=end.get("seconds"),
                 finished=bool(ended and end["finished"]), diverged=bool(ended and end["diverged"]),
@@ -76,17 +74,16 @@ def groups(all_runs):
     found = {}
     for run in all_runs:
         if run["finished"]:
-            key = (run["size"], run["variant"], run["idea"], run["tokens"], run["learning_rate"])
+            key = (run["size"], run["tokens"], run["exercises"], run["variant"], run["idea"], run["learning_rate"])
             found.setdefault(key, []).append(run)
     return found
 
 
 def best(all_runs):
-    """(size, tokens, variant, idea) -> its runs at the rate whose seed 0 ended lowest; more seeds do not change the rate."""
+    """(size, tokens, exercises, variant, idea) -> its runs at the rate whose seed 0 ended lowest; other seeds have no say."""
     chosen = {}
-    for (size, variant, idea, tokens, rate), some in groups(all_runs).items():
-        first = [r["loss"] for r in some if r["seed"] == 0]
-        key = (size, tokens, variant, idea)
+    for key, some in groups(all_runs).items():
+        first, key = [r["loss"] for r in some if r["seed"] == 0], key[:-1]
         if first and (key not in chosen or first[0] < chosen[key][0]):
             chosen[key] = (first[0], some)
     return {key: some for key, (_, some) in chosen.items()}
@@ -96,14 +93,33 @@ def number(value, form):
     return "" if value is None else format(value, form)
 
 
+def verdict(mine):
+    """The goal, said of this section: clla-int4 within one seed deviation of the best mha, both settled."""
+    def candidates(variant):
+        return [(mean([r["loss"] for r in some]), deviation([r["loss"] for r in some]), idea, some)
+                for (v, idea), some in mine.items()
+                if v == variant and len(some) >= 3 and (variant == "mha" or some[0]["share_of_mha"] <= 0.0188)]
+    small, full = candidates("clla-int4"), candidates("mha")
+    if not small or not full:
+        return ["No claim: three seeds of both siblings are not here.", ""]
+    (loss, spread, idea, some), (base, base_spread, base_idea, _) = min(small), min(full)
+    settled = max(spread, base_spread) <= 0.005
+    reached = settled and loss - base <= max(spread, base_spread)
+    return [f"clla-int4{' with ' + idea if idea else ''}, {len(some)} seeds, minus mha{' with ' + base_idea if base_idea else ''}: "
+            f"{loss - base:+.4f} nats; seed deviations {spread:.4f} and {base_spread:.4f}. "
+            + ("**Within seed noise.**" if reached else "**Not within seed noise.**" if settled else
+               "**Not settled** (a deviation above 0.005), so no claim is made."), ""]
+
+
 def tables(all_runs):
     out = ["# Trained caches", "", "Made by `python table.py` from the logs beside this file; loss in nats per token on "
            "held-out documents. A row compares only with rows of the same size and tokens.", ""]
     chosen = best(all_runs)
-    for size, tokens in sorted({key[:2] for key in chosen}, key=lambda k: (k[1], k[0])):
-        mine = {key[2:]: some for key, some in chosen.items() if key[:2] == (size, tokens)}
+    for size, tokens, exercises in sorted({key[:3] for key in chosen}, key=lambda k: (-k[1], k[0], -k[2])):
+        mine = {key[3:]: some for key, some in chosen.items() if key[:3] == (size, tokens, exercises)}
         reference = mine.get(("mha", ""))
-        out += [f"## {size}, {tokens / 1e6:.1f} M tokens, each at its best rate of those tried", "",
+        out += [f"## {size}, {tokens / 1e6:.1f} M tokens, copying exercises in {100 * exercises:g} % of the rows; "
+                "each at its best rate of those tried", "", *verdict(mine),
                 "| cache | idea | parameters | bytes per token and layer | share of MHA | rate | seeds | loss | deviation |"
                 " minus mha | same seeds | copy | passkey |", "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
         for (variant, idea), some in sorted(mine.items(), key=lambda kv: mean([r["loss"] for r in kv[1]])):
@@ -120,11 +136,11 @@ def tables(all_runs):
                        f"| {number(deviation(losses), '.4f')} | {number(gap, '+.4f')} | {number(paired, '+.4f')} "
                        f"| {mean([r['copy'] for r in some]):.3f} | {number(mean(keys) if keys else None, '.3f')} |")
         out.append("")
-    out += ["## Every run", "", "| size | cache | idea | tokens | rate | seed | loss | copy | passkey | spikes | seconds | "
-            "end |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
-    for r in sorted(all_runs, key=lambda r: (r["size"], r["variant"], r["idea"], r["tokens_wanted"], r["learning_rate"], r["seed"])):
+    out += ["## Every run", "", "| size | cache | idea | exercises | tokens | rate | seed | loss | copy | passkey | spikes | seconds | "
+            "end |", "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    for r in sorted(all_runs, key=lambda r: (r["size"], r["variant"], r["idea"], -r["exercises"], r["tokens_wanted"], r["learning_rate"], r["seed"])):
         end = "finished" if r["finished"] else "diverged" if r["diverged"] else "stopped early"
-        out.append(f"| {r['size']} | {r['variant']} | {r['idea']} | {r['tokens'] / 1e6:.1f} M | {r['learning_rate']:g} | {r['seed']} "
+        out.append(f"| {r['size']} | {r['variant']} | {r['idea']} | {100 * r['exercises']:g} % | {r['tokens'] / 1e6:.1f} M | {r['learning_rate']:g} | {r['seed']} "
                    f"| {number(r['loss'], '.4f')} | {number(r['copy'], '.3f')} | {number(r['passkey'], '.3f')} "
                    f"| {number(r['spikes'], 'd')} | {number(r['seconds'], '.0f')} | {end} |")
     devices = sorted({f"{r['device']}, {r['date']}" for r in all_runs})
@@ -177,25 +193,35 @@ def plot(path, title, series, across, up, log_x=False, limit=None):
         file.write("\n".join(out) + "\n")
 
 
+def label(variant, idea):
+    return variant + (" +" if idea else "")
+
+
 def plots(folder, all_runs):
+    """Of the plain blocks; and of the settled recipe, by position."""
     for size in sorted({r["size"] for r in all_runs}):
-        here = [r for r in all_runs if r["size"] == size and not r["idea"]]
-        chosen = {k[2]: v for k, v in best(here).items()}
+        here = [r for r in all_runs if r["size"] == size and not r["idea"] and r["exercises"] == EXERCISES]
+        chosen = {key[3]: some for key, some in best(here).items()}
         order = sorted(chosen)
         rates = {v: sorted((r["learning_rate"], r["loss"]) for r in here
                            if r["finished"] and r["variant"] == v and r["seed"] == 0) for v in order}
         lowest = min((y for v in rates.values() for _, y in v), default=0)
         plot(os.path.join(folder, f"rates-{size}.svg"), f"{size}: held-out loss by learning rate, seed 0",
-             {k: v for k, v in rates.items() if len(v) > 1}, "learning rate", "nats per token", log_x=True, limit=lowest + 0.3)
-        curves = {v: chosen[v][0]["curve"] for v in order}
-        late = {v: [(t / 1e6, loss) for t, loss in c[len(c) // 10:]] for v, c in curves.items()}
-        plot(os.path.join(folder, f"curves-{size}.svg"), f"{size}: training loss, seed 0 at its best rate", late,
-             "million tokens", "nats per token")
-        if "mha" in chosen:
-            by = {v: [mean(column) for column in zip(*(r["by_position"] for r in some))] for v, some in chosen.items()}
-            differences = {v: [(64 * i + 32, y - by["mha"][i]) for i, y in enumerate(by[v])] for v in order if v != "mha"}
-            plot(os.path.join(folder, f"positions-{size}.svg"), f"{size}: held-out loss minus mha's, by position", differences,
-                 "position in the window", "nats per token")
+             {k: v for k, v in rates.items() if len(v) > 1}, "learning rate", "nats per token", log_x=True, limit=lowest + 0.5)
+        every = {label(*key[3:]): some for key, some in best(
+            [r for r in all_runs if r["size"] == size]).items() if key[2] != EXERCISES and len(some) >= 2}
+        for end, of in (("", chosen), ("-settled", every)):
+            late = {v: [(t / 1e6, loss) for t, loss in some[0]["curve"][len(some[0]["curve"]) // 10:]]
+                    for v, some in sorted(of.items())}
+            plot(os.path.join(folder, f"curves-{size}{end}.svg"), f"{size}: training loss, seed 0", late,
+                 "million tokens", "nats per token")
+            if "mha" not in of:
+                continue
+            by = {v: [mean(column) for column in zip(*(r["by_position"] for r in some))] for v, some in of.items()}
+            step = 1 / len(by["mha"])
+            differences = {v: [((i + 0.5) * step, y - by["mha"][i]) for i, y in enumerate(by[v])] for v in sorted(of) if v != "mha"}
+            plot(os.path.join(folder, f"positions-{size}{end}.svg"), f"{size}: held-out loss minus mha's, by position",
+                 differences, "position in the window, as a share of it", "nats per token")
 
 
 def write(folder):

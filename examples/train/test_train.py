@@ -5,6 +5,7 @@ import json
 import math
 import os
 import struct
+import tarfile
 import tempfile
 import unittest
 
@@ -55,7 +56,7 @@ class Bytes(unittest.TestCase):
         self.assertAlmostEqual(with_ids.bytes_per_token_per_layer(), 38 + 2 / 6)
 
     def test_siblings_have_as_many_parameters(self):
-        for size in ("small", "medium", "large"):
+        for size in ("small", "medium"):
             wanted = parameters(Config(block="mha", **SIZES[size]))
             for block in BLOCKS:
                 for idea in (INT4_IDEAS if block == "clla-int4" else (dict(),)):
@@ -80,7 +81,7 @@ class TheGrid(unittest.TestCase):
                 below = np.nextafter(np.float16(a), np.float16(-np.inf))
                 self.assertTrue(float(below) < value or a == 0)
         for value, a in zip(x.tolist(), down.tolist()):
-            if abs(value) <= 65504:
+            if abs(value) < 65504:
                 self.assertGreater(float(np.nextafter(np.float16(a), np.float16(np.inf))), value)
 
     def test_against_a_plain_decoder(self):
@@ -245,7 +246,8 @@ class TheRun(unittest.TestCase):
         rng = np.random.default_rng(0)
         for split, n in (("train", 20000), ("held", 3000)):
             rng.integers(1, 20, n, dtype=np.uint16).tofile(os.path.join(folder.name, split + ".u16"))
-        open(os.path.join(folder.name, "data.json"), "w").write("{}")
+        with open(os.path.join(folder.name, "data.json"), "w") as facts:
+            facts.write("{}")
         return folder.name
 
     def command(self, folder, out, *more):
@@ -275,7 +277,8 @@ class TheRun(unittest.TestCase):
 
     def logs(self, folder, out):
         (name,) = [n for n in os.listdir(os.path.join(folder, out)) if n.endswith(".jsonl")]
-        lines = [json.loads(line) for line in open(os.path.join(folder, out, name))]
+        with open(os.path.join(folder, out, name)) as log:
+            lines = [json.loads(line) for line in log]
         return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
     def test_divergence_is_logged(self):
@@ -315,14 +318,28 @@ class TheRun(unittest.TestCase):
             names.add(train.run_name("small", config, train.Recipe()))
         self.assertEqual(len(names), len(INT4_IDEAS))
 
+    def test_the_verdict_follows_from_the_seeds(self):
+        def runs(variant, losses, share):
+            return [dict(loss=x, seed=i, share_of_mha=share) for i, x in enumerate(losses)]
+        mha = runs("mha", (2.001, 2.0, 1.999), 1)
+        for losses, words in (((2.002, 2.0, 2.001), "**Within"), ((2.02, 2.02, 2.021), "**Not within"),
+                              ((2.1, 2.0, 2.001), "**Not settled**"), ((2.0, 2.0), "No claim")):
+            said = table.verdict({("mha", ""): mha, ("clla-int4", "x"): runs("clla-int4", losses, 0.01855)})[0]
+            self.assertIn(words, said)
+        too_large = {("mha", ""): mha, ("clla-int4", ""): runs("clla-int4", (2.0, 2.0, 2.0), 0.019)}
+        self.assertIn("No claim", table.verdict(too_large)[0])
+
     def test_sweep_and_table(self):
         folder = self.folder()
-        plan = [dict(block=b, size="tiny", tokens=2048, rate=r) for b in ("mha", "clla-int4") for r in (1e-3, 3e-3)]
-        plan += [dict(block=b, size="tiny", tokens=2048, rate="best", seed=1) for b in ("mha", "clla-int4")]
+        plan = [dict(block="clla-int4", size="tiny", tokens=2048, rate=r) for r in (1e-3, 3e-3)]
+        plan += [dict(block="clla-int4", size="tiny", tokens=2048, rate="best", seed=1)]
         out = os.path.join(folder, "logs")
-        sweep.run(plan, folder, out, workers=2, minutes=2, extra=["--device", "cpu", "--no-compile", "--quiet"])
+        sweep.run(plan, folder, out, workers=2, minutes=2, extra=["--device", "cpu", "--no-compile", "--quiet"],
+                  archive=os.path.join(folder, "logs.tgz"))
+        with tarfile.open(os.path.join(folder, "logs.tgz")) as packed:
+            self.assertEqual(len(packed.getnames()), 3)
         runs = table.runs(out)
-        self.assertEqual(len(runs), 6)
+        self.assertEqual(len(runs), 3)
         for run in runs:
             for field in ("variant", "size", "seed", "parameters", "tokens", "learning_rate", "bytes_per_token_per_layer",
                           "share_of_mha", "loss", "passkey", "finished"):

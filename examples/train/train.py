@@ -25,7 +25,7 @@ import data
 import evaluate
 from model import BLOCKS, SIZES, Config, Model, filled, parameters
 
-BATCH_TOKENS = {"tiny": 512, "small": 32768, "medium": 65536, "large": 65536}
+BATCH_TOKENS = {"tiny": 512, "nano": 1024, "small": 32768, "medium": 65536, "large": 65536}
 
 
 @dataclasses.dataclass
@@ -68,8 +68,10 @@ def batch_at(step, text, rows, config, recipe):
             again = int(torch.randint(first + n, length - n + 1, (), generator=generator))
             span = torch.randint(1, config.vocabulary, (n,), generator=generator)
             written[row, first:first + n] = written[row, again:again + n] = span
-    written = written.to(text.device, non_blocking=True)
-    read = text[(starts[:, None] + torch.arange(length)).to(text.device, non_blocking=True)]
+    if text.is_cuda:  # pinned memory is copied while the host goes on
+        starts, written = starts.pin_memory(), written.pin_memory()
+    starts, written = (x.to(text.device, non_blocking=True) for x in (starts, written))
+    read = text[starts[:, None] + torch.arange(length, device=text.device)]
     return torch.where(written < 0, read, written).long()
 
 
@@ -97,6 +99,8 @@ class Stop:
 
 def train(size, config, recipe, options):
     device = options.device
+    if device == "cuda":
+        torch.set_num_threads(1)  # small host work; with threads, runs side by side wait for one another (ten times slower)
     torch.manual_seed(recipe.seed)
     torch.set_float32_matmul_precision("high")
     config = filled(config)
@@ -127,8 +131,7 @@ def train(size, config, recipe, options):
                       batch_tokens=rows * config.context, bytes_per_token_per_layer=config.bytes_per_token_per_layer(),
                       share_of_mha=config.share_of_mha(), torch=str(torch.__version__),
                       device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
-                      date=datetime.date.today().isoformat(), data=hashlib.sha256(
-                          open(os.path.join(options.data, "data.json"), "rb").read()).hexdigest()[:16])]
+                      date=datetime.date.today().isoformat(), data=checksum(options.data))]
 
     def write_log():
         with open(log_path + ".part", "w") as out:
@@ -184,7 +187,7 @@ def train(size, config, recipe, options):
 
     for quantizer in model.quantizers():
         quantizer.strength.fill_(1.0)
-    result = evaluate.everything(model, options.data, device)
+    result = evaluate.everything(model, options.data, device, options.held_windows or None)
     tail = dict(event="end", finished=True, diverged=False, seconds=round(seconds, 2),
                 tokens=steps * rows * config.context, spikes=int(spikes), **result)
     lines.append(tail)
@@ -197,6 +200,11 @@ def train(size, config, recipe, options):
     print(f"{name}  held-out loss {result['loss']:.4f}  copy {result['copy']}  passkey {result['passkey']}  "
           f"{config.bytes_per_token_per_layer():g} bytes  {seconds:.0f} s", flush=True)
     return tail
+
+
+def checksum(folder):
+    with open(os.path.join(folder, "data.json"), "rb") as facts:
+        return hashlib.sha256(facts.read()).hexdigest()[:16]
 
 
 def now_and_then(saved, options):
@@ -224,6 +232,7 @@ def arguments(words=None):
     parser.add_argument("--quiet", dest="progress", action="store_false")
     parser.add_argument("--keep-weights", action="store_true")
     parser.add_argument("--checkpoint-minutes", type=float, default=3)
+    parser.add_argument("--held-windows", type=int, default=0, help="evaluate on so many windows only; 0: all")
     parser.add_argument("--deadline", type=float, default=math.inf, help="stop and save at this time (seconds since 1970)")
     add_fields(parser, Config)
     add_fields(parser, Recipe)

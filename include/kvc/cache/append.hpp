@@ -114,6 +114,25 @@ KVC_HD void commit_ring(const stream_rows<Spec, First>& at, int64 accepted) {
   }
 }
 
+/// The oldest rows that the rings of a sequence still hold: what a truncate can bring back exactly.
+struct held_rows {
+  int64 first = 0;
+  int64 second = 0;
+
+  /// After a commit that left the sequence at `length` rows.
+  template <class Spec>
+  KVC_HD void committed(int64 length) {
+    first = max_of(first, length - Spec::first_stream::ring_rows);
+    second = max_of(second, length - Spec::second_stream::ring_rows);
+  }
+  /// After the sequence was loaded: only the open rows are there.
+  template <class Spec>
+  KVC_HD void loaded(int64 length) {
+    first = Spec::first_stream::seal_boundary(length);
+    second = Spec::second_stream::seal_boundary(length);
+  }
+};
+
 /// Cuts a sequence from `length` rows to `kept`: rows that were sealed but belong to the tail again come back into the
 /// ring as they decode, but for those that it still holds: the rows from `held` on.
 template <class Spec, bool First>

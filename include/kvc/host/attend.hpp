@@ -324,6 +324,25 @@ struct attend_call {
   }
 };
 
+/// Every page that a query of the step sees must be there: the first query of a sequence sees the oldest.
+template <class Spec>
+status check_visible_pages(const cache_view<Spec>& view, const step_view& step, const attend_params& params) {
+  using tokens = typename Spec::tokens_policy;
+  constexpr int64 per_page = Spec::tokens_per_page;
+  for (int i = 0; i < step.sequences; ++i) {
+    if (step.rows(i) == 0) continue;
+    const visible_rows v = visible_at(step.seq_lens[i], tokens::sinks, tokens::window, params.window);
+    for (int64 p = 0; p * per_page < step.seq_lens[i]; ++p) {
+      if (step.block(i, p) >= view.blocks) return status::invalid_argument;
+      if (step.block(i, p) >= 0) continue;
+      const bool seen = !v.sinks.within(p * per_page, (p + 1) * per_page).empty() ||
+                        !v.recent.within(p * per_page, (p + 1) * per_page).empty();
+      if (seen) return status::evicted;
+    }
+  }
+  return status::ok;
+}
+
 template <class Spec, class T>
 status attend_phase(bool merges, const cache_view<Spec>& view, const step_view& step, int layer, rows_view<const T> q,
                     rows_view<float> out, float* lse, const attend_params& params, void* workspace,
@@ -347,6 +366,8 @@ status attend_phase(bool merges, const cache_view<Spec>& view, const step_view& 
       if (step.seq_lens[i] + step.rows(i) > params.rotary.positions) return status::bad_position;
     }
   }
+  s = check_visible_pages(view, step, params);
+  if (s != status::ok) return s;
   const attend_plan plan = plan_attend<Spec>(view.model, step, part.count);
   if (merges && plan.partials == 0) return status::ok;
   float* base = static_cast<float*>(workspace);

@@ -11,11 +11,12 @@
 #include "kvc/cache/serialize.hpp"
 #include "kvc/host/append.hpp"
 #include "kvc/host/attend.hpp"
-#include "kvc/host/blocks.hpp"
 #include "kvc/host/buffer.hpp"
+#include "kvc/host/commit.hpp"
 #include "kvc/host/gather.hpp"
 #include "kvc/host/pool.hpp"
 #include "kvc/host/route.hpp"
+#include "kvc/host/sequences.hpp"
 
 namespace kvc::inline v0_1::host {
 
@@ -63,12 +64,10 @@ class cache {
         model_(with_leaders(model)),
         calibration_(constants == nullptr ? calibration<Spec>(model_) : *constants),
         constants_(calibration_.view()),
-        blocks_(checked_blocks(options)),
-        pages_(page_pool_bytes<Spec>(model_, blocks_.size())),
+        sequences_(model_, options.max_sequences, checked_blocks(options)),
         tails_(tail_pool_bytes<Spec>(model_, options.max_sequences)),
         staging_(staging_bytes<Spec>(model_, options.max_step_rows)),
         pool_(options.threads),
-        sequences_(static_cast<std::size_t>(options.max_sequences)),
         appended_(static_cast<std::size_t>(model_.slots()), false) {
     if (calibration_.slots() != model_.slots() || calibration_.stored_heads() != model_.stored_heads()) {
       throw error(status::other_calibration, "cache: the calibration was made for other extents");
@@ -83,18 +82,14 @@ class cache {
 
   /// A new, empty sequence.
   int add_sequence() {
-    const int id = free_sequence();
+    const int id = sequences_.unused();
     if (id < 0) throw error(status::out_of_capacity, "add_sequence: all sequences are in use");
-    sequences_[static_cast<std::size_t>(id)].in_use = true;
+    sequences_[id].in_use = true;
     return id;
   }
   void remove(int sequence) {
     require_no_step("remove");
-    sequence_state& s = at(sequence, "remove");
-    for (const int32 block : s.blocks) {
-      if (block >= 0) blocks_.release(block);
-    }
-    s = {};
+    sequences_.clear(at(sequence, "remove"));
   }
   int64 length(int sequence) const { return const_cast<cache*>(this)->at(sequence, "length").length; }
 
@@ -103,14 +98,7 @@ class cache {
     require_no_step("fork");
     at(sequence, "fork");
     const int id = add_sequence();
-    const sequence_state& from = at(sequence, "fork");
-    sequence_state& to = at(id, "fork");
-    to.length = from.length;
-    to.blocks = from.blocks;
-    to.held = from.held;
-    for (const int32 block : to.blocks) {
-      if (block >= 0) blocks_.share(block);
-    }
+    sequences_.share(sequences_[sequence], sequences_[id]);
     if (tails_.size() > 0) {
       const int64 bytes = Spec::tail_bytes(model_);
       std::memcpy(tails_.data() + id * bytes, tails_.data() + sequence * bytes, static_cast<std::size_t>(bytes));
@@ -128,19 +116,12 @@ class cache {
       throw error(status::bad_position, "truncate: " + std::to_string(length) + " is not within the sequence's " +
                                             std::to_string(s.length) + " rows");
     }
-    for (int64 p = oldest_needed<Spec>(length) / Spec::tokens_per_page; p * Spec::tokens_per_page < length; ++p) {
-      if (s.blocks[static_cast<std::size_t>(p)] < 0) check(status::evicted, "truncate");
-    }
     open_single(sequence, 0);
-    for (int slot = 0; slot < model_.slots(); ++slot) {
-      for (int head = 0; head < model_.stored_heads(); ++head) {
-        unseal(stream_rows<Spec, true>(view(), step_, 0, slot, head), s.length, length, s.held.first);
-        unseal(stream_rows<Spec, false>(view(), step_, 0, slot, head), s.length, length, s.held.second);
-      }
-    }
-    s.length = length;
-    shrink(s);
+    const status result = host::truncate<Spec>(view(), step_, 0, length, s.held);
     step_ = {};
+    check(result, "truncate");
+    s.length = length;
+    sequences_.shrink(s);
   }
 
   // ---- a step
@@ -152,17 +133,17 @@ class cache {
     int64 needed = 0;
     for (std::size_t i = 0; i < requests.size(); ++i) {
       const step_request& r = requests[i];
-      if (!exists(r.sequence)) return status::bad_sequence;
+      if (!sequences_.exists(r.sequence)) return status::bad_sequence;
       for (std::size_t j = 0; j < i; ++j) {
         if (requests[j].sequence == r.sequence) return status::invalid_argument;
       }
       if (r.rows < 0) return status::invalid_argument;
       rows += r.rows;
       if (rows > options_.max_step_rows) return status::out_of_capacity;
-      needed += blocks_needed(sequences_[static_cast<std::size_t>(r.sequence)], r.rows);
+      needed += sequences_.blocks_needed(sequences_[r.sequence], r.rows);
     }
-    if (needed > blocks_.available()) return status::out_of_capacity;
-    for (const step_request& r : requests) grow(sequences_[static_cast<std::size_t>(r.sequence)], r.rows);
+    if (needed > sequences_.available()) return status::out_of_capacity;
+    for (const step_request& r : requests) sequences_.grow(sequences_[r.sequence], r.rows);
     open(requests);
     return status::ok;
   }
@@ -227,18 +208,11 @@ class cache {
     for (std::size_t slot = 0; slot < appended_.size(); ++slot) {
       if (step_.total_rows() > 0 && !appended_[slot]) check(status::not_appended, "commit");
     }
+    run("commit", [&](slice part) { return host::commit<Spec>(view(), step_, accepted.data(), part); });
     for (int i = 0; i < step_.sequences; ++i) {
-      const int64 rows = accepted[static_cast<std::size_t>(i)];
-      for (int slot = 0; slot < model_.slots(); ++slot) {
-        for (int head = 0; head < model_.stored_heads(); ++head) {
-          commit_ring(stream_rows<Spec, true>(view(), step_, i, slot, head), rows);
-          commit_ring(stream_rows<Spec, false>(view(), step_, i, slot, head), rows);
-        }
-      }
-      sequence_state& s = sequences_[static_cast<std::size_t>(ids_[static_cast<std::size_t>(i)])];
-      s.length += rows;
-      s.held.first = std::max(s.held.first, s.length - Spec::first_stream::ring_rows);
-      s.held.second = std::max(s.held.second, s.length - Spec::second_stream::ring_rows);
+      sequence_state& s = sequences_[ids_[static_cast<std::size_t>(i)]];
+      s.length += accepted[static_cast<std::size_t>(i)];
+      s.held.committed<Spec>(s.length);
     }
     close();
   }
@@ -283,13 +257,13 @@ class cache {
     const int64 pages = ceil_div<int64>(h.length, Spec::tokens_per_page);
     int64 present = 0;
     for (int64 p = 0; p < pages; ++p) present += h.payload[static_cast<std::size_t>(p)];
-    if (present > blocks_.available() || free_sequence() < 0) check(status::out_of_capacity, "load");
+    if (present > sequences_.available() || sequences_.unused() < 0) check(status::out_of_capacity, "load");
     const int id = add_sequence();
     sequence_state& s = at(id, "load");
     for (int64 p = 0; p < pages; ++p)
-      s.blocks.push_back(h.payload[static_cast<std::size_t>(p)] != 0 ? take_block() : -1);
+      s.blocks.push_back(h.payload[static_cast<std::size_t>(p)] != 0 ? sequences_.take_block() : -1);
     s.length = h.length;
-    s.held = {Spec::first_stream::seal_boundary(h.length), Spec::second_stream::seal_boundary(h.length)};
+    s.held.loaded<Spec>(h.length);
     open_single(id, 0);
     read_payload<Spec>(h, view(), step_);
     step_ = {};
@@ -297,19 +271,21 @@ class cache {
   }
 
   memory_usage memory() const {
-    const int64 block_bytes = model_.slots() * Spec::page_bytes(model_.stored_heads());
-    return {pages_.size(),     blocks_.in_use() * block_bytes,          tails_.size(), staging_.size(),
-            workspace_.size(), static_cast<int64>(calibration_.bytes())};
+    return {sequences_.memory().size(),
+            sequences_.bytes_in_use(),
+            tails_.size(),
+            staging_.size(),
+            workspace_.size(),
+            static_cast<int64>(calibration_.bytes())};
   }
 
   /// The level below, for callers who mix both: the cache's memory, and the open step.
   cache_view<Spec> view() const {
-    const int64 page_bytes = Spec::page_bytes(model_.stored_heads());
     return {model_,
-            pages_.data(),
-            blocks_.size(),
-            page_bytes,
-            blocks_.size() * page_bytes,
+            sequences_.memory().data(),
+            sequences_.blocks(),
+            sequences_.page_bytes(),
+            sequences_.blocks() * sequences_.page_bytes(),
             tails_.data(),
             Spec::tail_bytes(model_),
             options_.max_sequences,
@@ -320,15 +296,6 @@ class cache {
   const step_view& step() const { return step_; }
 
  private:
-  struct sequence_state {
-    bool in_use = false;
-    int64 length = 0;
-    std::vector<int32> blocks;  ///< one per page, -1 where evicted
-    struct {
-      int64 first = 0, second = 0;
-    } held;  ///< oldest row that each stream's ring still holds
-  };
-
   extents<Spec> with_leaders(extents<Spec> model) const {
     if (!leaders_.empty()) model.leaders = leaders_.data();
     check(model.validate(), "cache");
@@ -341,18 +308,9 @@ class cache {
     return ceil_div<int64>(o.capacity, Spec::tokens_per_page) + o.max_sequences - 1;
   }
 
-  bool exists(int sequence) const {
-    return sequence >= 0 && sequence < options_.max_sequences && sequences_[static_cast<std::size_t>(sequence)].in_use;
-  }
   sequence_state& at(int sequence, const char* call) {
-    if (!exists(sequence)) check(status::bad_sequence, call);
-    return sequences_[static_cast<std::size_t>(sequence)];
-  }
-  int free_sequence() const {
-    for (int i = 0; i < options_.max_sequences; ++i) {
-      if (!sequences_[static_cast<std::size_t>(i)].in_use) return i;
-    }
-    return -1;
+    if (!sequences_.exists(sequence)) check(status::bad_sequence, call);
+    return sequences_[sequence];
   }
   bool is_open() const { return step_.row_indptr != nullptr; }
   void require_step(const char* call) const {
@@ -362,69 +320,6 @@ class cache {
     if (is_open()) check(status::step_open, call);
   }
 
-  /// Pages of a sequence that `rows` more rows write to: from the oldest that may be sealed now to the newest.
-  static void written_pages(const sequence_state& s, int64 rows, int64& begin, int64& end) {
-    const int64 indptr[2] = {0, rows};
-    const step_view one{1, nullptr, &s.length, indptr, nullptr, 0};
-    touched_pages<Spec>(one, 0, begin, end);
-  }
-  int64 blocks_needed(const sequence_state& s, int64 rows) const {
-    int64 begin = 0;
-    int64 end = 0;
-    written_pages(s, rows, begin, end);
-    const int64 have = static_cast<int64>(s.blocks.size());
-    int64 needed = std::max<int64>(0, end - have);
-    for (int64 p = begin; p < std::min(end, have); ++p) {
-      const int32 block = s.blocks[static_cast<std::size_t>(p)];
-      if (block >= 0 && blocks_.is_shared(block)) ++needed;
-    }
-    return needed;
-  }
-  /// Takes what blocks_needed counted: new pages, and copies of shared ones that will be written.
-  void grow(sequence_state& s, int64 rows) {
-    int64 begin = 0;
-    int64 end = 0;
-    written_pages(s, rows, begin, end);
-    for (int64 p = begin; p < std::min<int64>(end, static_cast<int64>(s.blocks.size())); ++p) {
-      int32& block = s.blocks[static_cast<std::size_t>(p)];
-      if (block < 0 || !blocks_.is_shared(block)) continue;
-      const int32 copy = take_block();
-      for (int slot = 0; slot < model_.slots(); ++slot) {
-        std::memcpy(view().page(slot, copy), view().page(slot, block),
-                    static_cast<std::size_t>(Spec::page_bytes(model_.stored_heads())));
-      }
-      blocks_.release(block);
-      block = copy;
-    }
-    while (static_cast<int64>(s.blocks.size()) < end) s.blocks.push_back(take_block());
-  }
-  int32 take_block() {
-    const int32 block = blocks_.take();
-    for (int slot = 0; slot < model_.slots(); ++slot) {
-      std::memset(view().page(slot, block), 0, static_cast<std::size_t>(Spec::page_bytes(model_.stored_heads())));
-    }
-    return block;
-  }
-  /// Frees pages past the end, and those that no later query sees.
-  void shrink(sequence_state& s) {
-    const std::size_t pages = static_cast<std::size_t>(ceil_div<int64>(s.length, Spec::tokens_per_page));
-    while (s.blocks.size() > pages) {
-      if (s.blocks.back() >= 0) blocks_.release(s.blocks.back());
-      s.blocks.pop_back();
-    }
-    using tokens = typename Spec::tokens_policy;
-    if constexpr (tokens::window > 0) {
-      const int64 oldest = oldest_needed<Spec>(s.length);
-      for (int64 p = ceil_div<int64>(tokens::sinks, Spec::tokens_per_page); (p + 1) * Spec::tokens_per_page <= oldest;
-           ++p) {
-        int32& block = s.blocks[static_cast<std::size_t>(p)];
-        if (block < 0) continue;
-        blocks_.release(block);
-        block = -1;
-      }
-    }
-  }
-
   void open(std::span<const step_request> requests) {
     const std::size_t n = requests.size();
     ids_.assign(n, 0);
@@ -432,11 +327,11 @@ class cache {
     indptr_.assign(n + 1, 0);
     std::size_t stride = 0;
     for (const step_request& r : requests) {
-      stride = std::max(stride, sequences_[static_cast<std::size_t>(r.sequence)].blocks.size());
+      stride = std::max(stride, sequences_[r.sequence].blocks.size());
     }
     table_.assign(n * stride + 1, -1);
     for (std::size_t i = 0; i < n; ++i) {
-      const sequence_state& s = sequences_[static_cast<std::size_t>(requests[i].sequence)];
+      const sequence_state& s = sequences_[requests[i].sequence];
       ids_[i] = requests[i].sequence;
       lengths_[i] = s.length;
       indptr_[i + 1] = indptr_[i] + requests[i].rows;
@@ -451,7 +346,7 @@ class cache {
     open(std::span<const step_request>(&one, 1));
   }
   void close() {
-    for (const int32 id : ids_) shrink(sequences_[static_cast<std::size_t>(id)]);
+    for (const int32 id : ids_) sequences_.shrink(sequences_[id]);
     step_ = {};
   }
 
@@ -467,13 +362,11 @@ class cache {
   extents<Spec> model_;
   calibration<Spec> calibration_;
   calibration_view<Spec> constants_;  // made once, as its id hashes them all
-  block_pool blocks_;
-  buffer pages_;
+  sequence_table<Spec> sequences_;
   buffer tails_;
   buffer staging_;
   buffer workspace_;
   pool pool_;
-  std::vector<sequence_state> sequences_;
 
   // The open step.
   step_view step_;

@@ -41,7 +41,7 @@ constexpr const char* to_string(status s) {
     case status::not_appended:
       return "the slot that this layer reads was not appended in this step";
     case status::evicted:
-      return "a row that would be visible again was evicted and cannot come back";
+      return "a row that is needed was evicted and cannot come back";
     case status::unsupported:
       return "this composition does not support the call; route() says why";
     case status::bad_extents:

@@ -52,6 +52,8 @@ def verdict(case, command):
     for sentence in sentences:
         if not any(re.search(sentence, line) for line in errors):
             return "the sentence is missing", f"expected: {sentence}\nprinted:\n{output}"
+    if not any(re.search(sentence, errors[0]) for sentence in sentences):
+        return "the sentence is not first", f"before it came: {errors[0]}"
     return "ok", "\n".join(errors)
 
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <kvc/quant/quant.hpp>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 // A second decoder of every codec, written from docs/formats.md in plain double arithmetic. It shares no code with the
@@ -67,7 +68,7 @@ inline int code_at(const unsigned char* row, int i, int width) {
 
 // ---- Codecs: the rows [tokens][width] of one group of tokens
 
-enum class kind { plain, integer, fp8, runs };
+enum class kind { plain, integer, fp8, runs, tapered };
 enum class levels { affine, symmetric, midrise };
 
 struct codec {
@@ -90,10 +91,11 @@ struct codec {
   int row_bytes(int width) const {
     int sum = 0;
     for (std::size_t r = 0; r < runs.size(); ++r) sum += runs[r].row_bytes(run_channels[r]);
-    return what == kind::runs ? sum : width * bits / 8;
+    return runs.empty() ? width * bits / 8 : sum;
   }
   int group_bytes(int width) const {
     int sum = 0;
+    if (what == kind::tapered) return 2;
     for (std::size_t r = 0; r < runs.size(); ++r) sum += runs[r].group_bytes(run_channels[r]);
     if (what == kind::runs) return sum;
     if (what == kind::plain) return 0;
@@ -108,12 +110,12 @@ struct codec {
     std::vector<double> x;
     for (int t = 0; t < tokens(); ++t) {
       const unsigned char* row = codes + t * row_bytes(width);
-      if (what == kind::runs) {
+      if (!runs.empty()) {
         for (std::size_t r = 0; r < runs.size(); ++r) {
           const std::vector<double> part = runs[r].decode(row, constants, run_channels[r]);
           x.insert(x.end(), part.begin(), part.end());
           row += runs[r].row_bytes(run_channels[r]);
-          constants += runs[r].group_bytes(run_channels[r]);
+          if (what == kind::runs) constants += runs[r].group_bytes(run_channels[r]);
         }
         continue;
       }
@@ -188,6 +190,18 @@ struct reference_of<kvc::quant::graded<Runs...>> {
     codec c;
     c.what = kind::runs;
     (c.runs.push_back(reference_of<Runs>::get()), ...);
+    (c.run_channels.push_back(Runs::channels), ...);
+    return c;
+  }
+};
+
+// The runs of a tapered row are midrise, and all read the same scale.
+template <class... Runs>
+struct reference_of<kvc::quant::tapered<Runs...>> {
+  static codec get() {
+    codec c;
+    c.what = kind::tapered;
+    (c.runs.push_back(reference_of<kvc::quant::run<Runs::channels, Runs::bits>>::get()), ...);
     (c.run_channels.push_back(Runs::channels), ...);
     return c;
   }

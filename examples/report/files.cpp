@@ -19,13 +19,13 @@ std::vector<token> first_of(std::vector<token> tokens, std::size_t skipped, std:
 }
 
 /// A quarter from each of four licences, behind its title; less where some are missing.
-sample_text licences(const engine::tokenizer& words) {
+sample_text licences(const engine::tokenizer& words, std::size_t wanted) {
   const std::filesystem::path folder = "/usr/share/common-licenses";
   sample_text out;
   for (const char* name : {"GPL-3", "Artistic", "MPL-2.0", "GFDL-1.3"}) {
     std::error_code error;
     if (!std::filesystem::is_regular_file(folder / name, error)) continue;
-    const auto part = first_of(words.encode(read_file((folder / name).string())), 200, sample_tokens / 4);
+    const auto part = first_of(words.encode(read_file((folder / name).string())), 200, wanted / 4);
     out.tokens.insert(out.tokens.end(), part.begin(), part.end());
     out.name += (out.name.empty() ? "the licence texts " : ", ") + std::string(name);
   }
@@ -78,22 +78,25 @@ std::string output_directory::put(const std::string& name, const std::string& co
   return path.string();
 }
 
-sample_text choose_sample(const options& options, const engine::tokenizer& words, const std::vector<token>& text) {
+sample_text choose_sample(const options& options, const engine::tokenizer& words, const std::vector<token>& text,
+                          std::size_t context) {
+  const std::size_t wanted = std::min(sample_tokens, context);
   if (!options.sample_text.empty()) {
-    const auto tokens = first_of(words.encode(read_file(options.sample_text)), 0, sample_tokens);
-    if (tokens.size() < fewest_sample_tokens) {
+    const auto tokens = first_of(words.encode(read_file(options.sample_text)), 0, wanted);
+    const std::size_t fewest = std::min(fewest_sample_tokens, context);
+    if (tokens.size() < fewest) {
       throw std::runtime_error("the sample text has " + std::to_string(tokens.size()) + " tokens; calibration needs " +
-                               std::to_string(fewest_sample_tokens) + " at least");
+                               std::to_string(fewest) + " at least");
     }
     return {name_of_file(options.sample_text), tokens};
   }
-  sample_text out = licences(words);
-  if (out.tokens.size() >= sample_tokens / 2) return out;
+  sample_text out = licences(words, wanted);
+  if (out.tokens.size() >= wanted / 2) return out;
   const std::size_t begin = options.skip_tokens + options.windows * options.window + far_behind;
-  if (begin + sample_tokens > text.size()) {
+  if (begin + wanted > text.size()) {
     throw std::runtime_error("there is no text to calibrate on: pass one with --sample-text FILE");
   }
-  return {"the same text from token " + std::to_string(begin), first_of(text, begin, sample_tokens)};
+  return {"the same text from token " + std::to_string(begin), first_of(text, begin, wanted)};
 }
 
 }  // namespace report

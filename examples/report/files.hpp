@@ -36,7 +36,8 @@ struct sample_text {
 };
 
 /// --sample-text; or else the licences that every Debian and Ubuntu has; or else a part of the judged text, far behind
-/// the windows. `text` is all of the judged text.
-sample_text choose_sample(const options& options, const engine::tokenizer& words, const std::vector<token>& text);
+/// the windows. `text` is all of the judged text; the sample has no more tokens than `context`.
+sample_text choose_sample(const options& options, const engine::tokenizer& words, const std::vector<token>& text,
+                          std::size_t context);
 
 }  // namespace report

@@ -10,28 +10,29 @@
 namespace report {
 namespace {
 
-constexpr std::size_t filler_tokens = 930;
+constexpr std::size_t filler_tokens = 1000;
 constexpr int answer_tokens = 8;
 
-constexpr std::string_view filler[] = {" The grass is green.", " The sky is blue.", " The sun is yellow.",
-                                       " Here we go.", " There and back again."};
+constexpr std::string_view filler[] = {
+    "The grass is green and the sky is blue.",    "A river runs slowly past the old mill.",
+    "The train left the station at noon.",        "Most birds return to the north in spring.",
+    "She put the kettle on and opened a window.", "The road climbs through a forest of pines.",
+    "A baker gets up long before the sun.",       "Rain is expected over the hills tonight.",
+    "The library is quiet in the afternoon.",     "Two dogs were sleeping under the table.",
+    "The market sells apples, bread and cheese.", "He walked home along the canal."};
 
 passkey_task make_task(const engine::tokenizer& words, double depth, const std::string& digits) {
-  std::vector<std::string_view> sentences;
+  std::vector<std::string> sentences;
   std::size_t tokens = 0;
-  for (std::size_t i = 0; tokens < filler_tokens; ++i) {
-    sentences.push_back(filler[i % std::size(filler)]);
-    tokens += words.encode(sentences.back()).size();
+  while (tokens < filler_tokens) {
+    sentences.emplace_back(filler[sentences.size() % std::size(filler)]);
+    tokens += std::max<std::size_t>(1, words.encode(" " + sentences.back()).size());
   }
-  const auto before = static_cast<std::size_t>(std::lround(depth * static_cast<double>(sentences.size())));
-  std::string text =
-      "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will quiz you "
-      "about the important information there.\n\n";
-  for (std::size_t i = 0; i < sentences.size(); ++i) {
-    if (i == before) text += " The pass key is " + digits + ". Remember it. " + digits + " is the pass key.";
-    text += sentences[i];
-  }
-  text += "\n\nWhat is the pass key? The pass key is";
+  const long before = std::lround(depth * static_cast<double>(sentences.size()));
+  sentences.insert(sentences.begin() + before, "The pass key is " + digits + ". Remember it.");
+  std::string text;
+  for (const std::string& sentence : sentences) text += sentence + " ";
+  text += "What is the pass key? The pass key is";
   return {depth, digits, words.prompt(text)};
 }
 

@@ -18,9 +18,9 @@
 namespace report {
 namespace {
 
-void print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+void print(const std::string& text, std::FILE* out) {
+  std::fwrite(text.data(), 1, text.size(), out);
+  std::fflush(out);
 }
 
 void check_lengths(const options& options, const engine::model& model, std::size_t tokens) {
@@ -38,7 +38,7 @@ void check_lengths(const options& options, const engine::model& model, std::size
   }
 }
 
-void make_report(const options& options) {
+void make_report(const options& options, std::FILE* out, std::FILE* err) {
   const output_directory directory(options.out);  // a full disk should show before the work, not after it
   const std::string text = read_file(options.text);
   const auto file = engine::gguf_file::read(options.model);
@@ -57,11 +57,11 @@ void make_report(const options& options) {
   plan.window = options.window;
   plan.windows = options.windows;
   plan.threads = options.threads;
-  if (options.passkey) plan.words = &words;
+  if (options.passkey && passkey_context(passkey_tasks(words)) <= model.context()) plan.words = &words;
   sample_text sample;
   const auto is_calibrated = [](const engine::cache_entry& cache) { return cache.is_calibrated; };
   if (std::any_of(plan.caches.begin(), plan.caches.end(), is_calibrated))
-    sample = choose_sample(options, words, tokens);
+    sample = choose_sample(options, words, tokens, static_cast<std::size_t>(model.context()));
   plan.sample = sample.tokens;
 
   setting setting;
@@ -78,38 +78,39 @@ void make_report(const options& options) {
   setting.sample_name = sample.name;
   setting.sample_tokens = sample.tokens.size();
 
-  progress progress;
+  progress progress(err);
   const results results = run(model, plan, progress);
-  print(table(results, setting));
+  print(table(results, setting), out);
   const std::string json = to_json(results, setting);
   const std::string json_path = directory.put("report.json", json);
   const std::string html_path = directory.put("report.html", to_html(json));
-  print("\n" + minutes(results.seconds) + " minutes. Written: " + json_path + ", " + html_path + "\n");
+  print("\n" + minutes(results.seconds) + " minutes. Written: " + json_path + ", " + html_path + "\n", out);
 }
 
-int guarded(std::span<const std::string> arguments) {
+int guarded(std::span<const std::string> arguments, std::FILE* out, std::FILE* err) {
   const options options = parse_options(arguments);
-  if (options.help) print(usage);
+  if (options.help) print(usage, out);
   if (options.list) {
-    for (const auto& cache : engine::list_caches())
-      std::printf("%-24s %s\n", cache.name.c_str(), cache.summary.c_str());
+    for (const auto& cache : engine::list_caches()) {
+      std::fprintf(out, "%-24s%s %s\n", cache.name.c_str(), cache.is_calibrated ? "*" : " ", cache.summary.c_str());
+    }
   }
-  if (!options.help && !options.list) make_report(options);
+  if (!options.help && !options.list) make_report(options, out, err);
   return 0;
 }
 
 }  // namespace
 
-int run_program(std::span<const std::string> arguments) {
+int run_program(std::span<const std::string> arguments, std::FILE* out, std::FILE* err) {
   try {
-    return guarded(arguments);
+    return guarded(arguments, out, err);
   } catch (const wrong_use& problem) {
-    std::fprintf(stderr, "kvc_report: %s (--help shows how)\n", problem.what());
+    std::fprintf(err, "kvc_report: %s (--help shows how)\n", problem.what());
     return 2;
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "kvc_report: there is not enough memory (a smaller --window needs less)\n");
+    std::fprintf(err, "kvc_report: there is not enough memory (a smaller --window needs less)\n");
   } catch (const std::exception& problem) {
-    std::fprintf(stderr, "kvc_report: %s\n", problem.what());
+    std::fprintf(err, "kvc_report: %s\n", problem.what());
   }
   return 1;
 }

@@ -11,10 +11,11 @@
 namespace report {
 namespace {
 
-bool stderr_is_terminal() {
+bool is_a_terminal(std::FILE* file) {
 #if defined(__unix__) || defined(__APPLE__)
-  return isatty(fileno(stderr)) != 0;
+  return file != nullptr && isatty(fileno(file)) != 0;
 #else
+  static_cast<void>(file);
   return false;
 #endif
 }
@@ -27,7 +28,7 @@ std::string minutes(double seconds) {
   return std::to_string(whole / 60) + (rest.size() < 2 ? ":0" : ":") + rest;
 }
 
-progress::progress() : progress(stderr, stderr_is_terminal()) {}
+progress::progress(std::FILE* to) : to_(to), is_terminal_(is_a_terminal(to)) {}
 
 void progress::plan(std::size_t tokens) {
   planned_ = tokens;

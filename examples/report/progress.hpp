@@ -8,12 +8,12 @@
 
 namespace report {
 
-/// Says on stderr what is going on and how long it will take: a line that changes on a terminal, a line per piece of
+/// Says what is going on and how long it will take: a line that changes on a terminal, a line per piece of
 /// work elsewhere.
 class progress {
  public:
-  progress();
-  explicit progress(std::FILE* to, bool is_terminal) : to_(to), is_terminal_(is_terminal) {}
+  /// Null is quiet.
+  explicit progress(std::FILE* to);
   ~progress() { clear(); }
   progress(const progress&) = delete;
   progress& operator=(const progress&) = delete;
@@ -35,7 +35,7 @@ class progress {
   void clear();
   std::string remaining() const;
 
-  std::FILE* to_;  // null: quiet
+  std::FILE* to_;
   bool is_terminal_;
   clock::time_point start_ = clock::now(), piece_start_ = start_;
   std::string what_;

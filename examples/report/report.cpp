@@ -2,11 +2,12 @@
 
 // kvc_report: measures kvc's caches on a real model and a real text.
 
+#include <cstdio>
 #include <string>
 #include <vector>
 
 #include "program.hpp"
 
 int main(int argc, char** argv) {
-  return report::run_program(std::vector<std::string>(argv + 1, argv + argc));
+  return report::run_program(std::vector<std::string>(argv + 1, argv + argc), stdout, stderr);
 }

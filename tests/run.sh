@@ -58,6 +58,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
   need_package doctest-dev
   need_package libeigen3-dev
   need_package libbenchmark-dev
+  need_package nlohmann-json3-dev
 else
   echo '#include <doctest/doctest.h>' | "${CXX:-c++}" -x c++ -E - >/dev/null 2>&1 || missing+=(doctest)
 fi
@@ -91,11 +92,11 @@ if [ "$(printf '%s\n' 3.25 "$cmake_version" | sort -V | head -n 1)" != 3.25 ]; t
 fi
 
 if [ -z "$jobs" ]; then
-  # A compiler with sanitizers takes up to about 1.5 GB.
+  # A compiler with sanitizers takes up to about 2 GB.
   jobs=$(nproc)
   memory_kb=$(sed -n 's/^MemAvailable: *\([0-9]*\).*/\1/p' /proc/meminfo 2>/dev/null || true)
   if [ -n "$memory_kb" ]; then
-    fit=$((memory_kb / 1500000))
+    fit=$((memory_kb / 2000000))
     [ "$fit" -ge 1 ] || fit=1
     [ "$jobs" -le "$fit" ] || jobs=$fit
   fi

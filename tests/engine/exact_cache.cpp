@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// link: kvc_engine_core
+// link: kvc_engine_model
 #include "exact_cache.hpp"
 
 #include <doctest/doctest.h>
@@ -9,7 +9,6 @@
 #include <random>
 #include <vector>
 
-#include "caches.hpp"
 #include "gguf_builder.hpp"
 
 using namespace engine;
@@ -146,15 +145,4 @@ TEST_CASE("bytes are what the rows take") {
   CHECK(cache.bytes().pages >= 8 * 2 * kv_row * 2 * sizeof(float));  // rows, k and v, layers
   CHECK(cache.bytes().tail == 0);
   CHECK(cache.bytes().workspace > 0);
-}
-
-TEST_CASE("caches are made by name") {
-  const auto entries = list_caches();
-  REQUIRE_FALSE(entries.empty());
-  for (const auto& entry : entries) {
-    CAPTURE(entry.name);
-    CHECK_FALSE(entry.summary.empty());
-  }
-  CHECK(make_cache("exact", shape, {.context = 10, .threads = 1})->name() == "exact");
-  CHECK_THROWS_AS(make_cache("none of these", shape, {}), std::invalid_argument);
 }

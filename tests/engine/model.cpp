@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// link: kvc_engine_core
+// link: kvc_engine_model
 #include "model.hpp"
 
 #include <doctest/doctest.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// link: kvc_engine_core
+// link: kvc_engine_model
 #include "tokenizer.hpp"
 
 #include <doctest/doctest.h>
@@ -37,8 +37,9 @@ gguf_builder byte_level(std::string_view pre) {
   gguf_builder out;
   out.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre);
   out.strings("tokenizer.ggml.tokens", {"<s>", "a", "b", "c", "\xc4\xa0", "\xc4\xa0\x61", "ab", "abc", "bc", "\xc3\x83",
-                                        "\xc2\xa9", "<x>", "cab"});
-  out.numbers<std::int32_t>("tokenizer.ggml.token_type", 5, {control, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, user_defined, 1});
+                                        "\xc2\xa9", "<x>", "cab", "<x>a"});
+  out.numbers<std::int32_t>("tokenizer.ggml.token_type", 5,
+                            {control, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, user_defined, 1, user_defined});
   out.strings("tokenizer.ggml.merges", {"b c", "\xc4\xa0 a", "a b", "ab c"});
   return out;
 }
@@ -180,8 +181,8 @@ TEST_CASE("byte-level BPE merges by rank and spells what it cannot merge") {
   CHECK(words.encode("z") == tokens{0});  // no token spells this byte
   CHECK(words.decode(tokens{1, 8, 5, 9, 10}) == "abc a\u00e9");
   CHECK(words.prompt("a") == tokens{1});
-  CHECK(refusal([&] { words.bytes_of(13); }) == "token 13 is outside the vocabulary of 13");
-  CHECK(refusal([&] { words.decode(tokens{-1}); }) == "token -1 is outside the vocabulary of 13");
+  CHECK(refusal([&] { words.bytes_of(14); }) == "token 14 is outside the vocabulary of 14");
+  CHECK(refusal([&] { words.decode(tokens{-1}); }) == "token -1 is outside the vocabulary of 14");
 
   // Without an unknown token, what cannot be spelled is lost.
   CHECK(made_from(byte_level("gpt-2")).encode("za") == tokens{1});
@@ -201,6 +202,7 @@ TEST_CASE("control tokens are text unless the caller asks for them, the user's o
   const tokenizer words = made_from(byte_level("gpt-2").u32("tokenizer.ggml.eos_token_id", 0));
   CHECK(words.encode("a<x>b<s>a", control_text::special) == tokens{1, 11, 2, 0, 1});
   CHECK(words.encode("a<x>b<s>a") == tokens{1, 11, 2, 1});  // "<s>" has no spelling here
+  CHECK(words.encode("<x>ab") == tokens{13, 2});            // the longest that fits
   CHECK(words.prompt("<s>a") == tokens{0, 1});
   CHECK(words.decode(tokens{1, 11, 0}) == "a<x><s>");
   CHECK(words.is_end(0));

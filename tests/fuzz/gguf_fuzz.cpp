@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// link: kvc_engine_core
+// link: kvc_engine_model
 
 // Any bytes as a GGUF file: it is parsed; its tensors are dequantized; its tokenizer encodes and decodes; its model
 // computes two tokens. Each may refuse, by std::runtime_error. Every other exception, and what the sanitizers see, is a

@@ -44,7 +44,7 @@ SHUFFLE_SEED = 7
 CUT = re.compile(r"<(script|style|head|nav|svg)\b.*?</\1\s*>|<!--.*?-->", re.S | re.I)
 BLOCK = re.compile(r"</?(?:p|div|li|ul|ol|dl|dt|dd|h[1-6]|br|hr|section|blockquote|article|tr|td)\b[^>]*>", re.I)
 TAG = re.compile(r"<[^>]*>")
-POD_CODE = re.compile(r"[A-Z]<+\s?([^<>]*?)\s?>+")
+POD_CODE = re.compile(r"[A-Z](?:<([^<>]*)>|<<+\s(.*?)\s>>+)")
 ROFF_FONT = re.compile(r"\\f(?:\(..|\[[^\]]*\]|.)|\\&|\\\||\\\^|\\c")
 
 
@@ -53,8 +53,8 @@ def html_text(source):
 
 
 def pod_text(source):
-    for _ in range(2):  # codes nest
-        source = POD_CODE.sub(r"\1", source)
+    for _ in range(3):  # codes nest
+        source = POD_CODE.sub(lambda code: code[1] or code[2] or "", source)
     return re.sub(r"^=(?:head\d|item|over|back|cut|pod|for|begin|end|encoding)\b *", "\n", source, flags=re.M)
 
 

@@ -8,7 +8,7 @@ once those runs are there, so sweep.py keeps such runs back until then.
 MAIN = ("clla-int4", "mha", "clla", "mla")
 
 # A curve within minutes, on a CPU too. Far too short to compare caches by.
-FIRST_CURVE = [dict(size="nano", block=b, tokens=1e5, rate=4e-3, held_windows=100) for b in ("mha", "clla-int4")]
+FIRST_CURVE = [dict(size="nano", block=b, tokens=1e5, rate=2e-3, held_windows=100) for b in ("mha", "clla-int4")]
 
 SMALL, MEDIUM = dict(size="small", tokens=65e6), dict(size="medium", tokens=98e6)
 
@@ -81,6 +81,16 @@ SEEDS_SETTLED = [
     *[dict(SETTLED, block="mla", seed=s, **HELP) for s in (0, 1, 2)],
     *[dict(SETTLED, block="mha", seed=s, look_back=True) for s in (1, 2)],
 ]
+
+# Not run yet: other rates under the common recipe, mha with the one idea that helped it, and the grid ideas once more.
+SETTLED_RATES = [
+    *[dict(SETTLED, **HELP, block="clla-int4") | dict(rate=r) for r in (2e-3, 6e-3)],
+    *[dict(SETTLED, block="mha", shift=True, seed=s) for s in (0, 1, 2)],
+    *[dict(SETTLED, block="mha") | dict(rate=r) for r in (2e-3, 6e-3)],
+]
+SETTLED_LEADS = [dict(SETTLED, **HELP, block="clla-int4", **idea) for idea in (
+    dict(reach=2), dict(token_table=True), dict(latent=256, bits=2, rotary=16, rotary_bits=4, range="rms"), dict(range="rms"),
+    dict(range="clip"), dict(rotate=True), dict(grid_full=0.3), dict(latent=112, rotary=32))]
 
 # Ablations of the recipe itself; these do not keep to 1.88 %.
 ABLATIONS = [

@@ -53,7 +53,7 @@ def runs(folder):
                 share_of_mha=start["share_of_mha"], loss=end.get("loss"), copy=end.get("copy"),
                 passkey=end.get("passkey"), spikes=end.get("spikes"), seconds=end.get("seconds"),
                 finished=bool(ended and end["finished"]), diverged=bool(ended and end["diverged"]),
-                device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
+                data=start["data"], device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
                     (line["tokens"], line["loss"]) for line in seen]))
     return found
 
@@ -74,13 +74,13 @@ def groups(all_runs):
     found = {}
     for run in all_runs:
         if run["finished"]:
-            key = (run["size"], run["tokens"], run["exercises"], run["variant"], run["idea"], run["learning_rate"])
+            key = (run["size"], run["tokens"], run["exercises"], run["data"], run["variant"], run["idea"], run["learning_rate"])
             found.setdefault(key, []).append(run)
     return found
 
 
 def best(all_runs):
-    """(size, tokens, exercises, variant, idea) -> its runs at the rate whose seed 0 ended lowest; other seeds have no say."""
+    """(size, tokens, exercises, data, variant, idea) -> its runs at the rate whose seed 0 ended lowest; other seeds have no say."""
     chosen = {}
     for key, some in groups(all_runs).items():
         first, key = [r["loss"] for r in some if r["seed"] == 0], key[:-1]
@@ -113,13 +113,13 @@ def verdict(mine):
 
 def tables(all_runs):
     out = ["# Trained caches", "", "Made by `python table.py` from the logs beside this file; loss in nats per token on "
-           "held-out documents. A row compares only with rows of the same size and tokens.", ""]
+           "held-out documents. A row compares only with rows of its own section.", ""]
     chosen = best(all_runs)
-    for size, tokens, exercises in sorted({key[:3] for key in chosen}, key=lambda k: (-k[1], k[0], -k[2])):
-        mine = {key[3:]: some for key, some in chosen.items() if key[:3] == (size, tokens, exercises)}
+    for size, tokens, exercises, data in sorted({key[:4] for key in chosen}, key=lambda k: (-k[1], k[0], -k[2], k[3])):
+        mine = {key[4:]: some for key, some in chosen.items() if key[:4] == (size, tokens, exercises, data)}
         reference = mine.get(("mha", ""))
-        out += [f"## {size}, {tokens / 1e6:.1f} M tokens, copying exercises in {100 * exercises:g} % of the rows; "
-                "each at its best rate of those tried", "", *verdict(mine),
+        out += [f"## {size}, {tokens / 1e6:.1f} M tokens, copying exercises in {100 * exercises:g} % of the rows, "
+                f"data {data[:6]}; each at its best rate of those tried", "", *verdict(mine),
                 "| cache | idea | parameters | bytes per token and layer | share of MHA | rate | seeds | loss | deviation |"
                 " minus mha | same seeds | copy | passkey |", "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
         for (variant, idea), some in sorted(mine.items(), key=lambda kv: mean([r["loss"] for r in kv[1]])):
@@ -201,14 +201,14 @@ def plots(folder, all_runs):
     """Of the plain blocks; and of the settled recipe, by position."""
     for size in sorted({r["size"] for r in all_runs}):
         here = [r for r in all_runs if r["size"] == size and not r["idea"] and r["exercises"] == EXERCISES]
-        chosen = {key[3]: some for key, some in best(here).items()}
+        chosen = {key[4]: some for key, some in best(here).items()}
         order = sorted(chosen)
         rates = {v: sorted((r["learning_rate"], r["loss"]) for r in here
                            if r["finished"] and r["variant"] == v and r["seed"] == 0) for v in order}
         lowest = min((y for v in rates.values() for _, y in v), default=0)
         plot(os.path.join(folder, f"rates-{size}.svg"), f"{size}: held-out loss by learning rate, seed 0",
              {k: v for k, v in rates.items() if len(v) > 1}, "learning rate", "nats per token", log_x=True, limit=lowest + 0.5)
-        every = {label(*key[3:]): some for key, some in best(
+        every = {label(*key[4:]): some for key, some in best(
             [r for r in all_runs if r["size"] == size]).items() if key[2] != EXERCISES and len(some) >= 2}
         for end, of in (("", chosen), ("-settled", every)):
             late = {v: [(t / 1e6, loss) for t, loss in some[0]["curve"][len(some[0]["curve"]) // 10:]]

@@ -12,6 +12,7 @@ import unittest
 import numpy as np
 import torch
 
+import data
 import evaluate
 import sweep
 import table
@@ -350,6 +351,25 @@ class TheRun(unittest.TestCase):
             self.assertEqual(best[block], min(rates, key=rates.get))
         table.write(out)
         self.assertTrue(os.path.exists(os.path.join(out, "summary.json")))
+
+
+class TheText(unittest.TestCase):
+    def test_markup_goes_and_prose_stays(self):
+        page = "<head><title>x</title></head><p>Tom &amp; <b>Ann</b></p><script>var a</script><li>two</li>"
+        self.assertEqual(data.html_text(page).split(), ["Tom", "&", "Ann", "two"])
+        self.assertEqual(data.pod_text("=head1 NAME\n\nsee L<perlfunc> and B<I<this>>\n").split(),
+                         ["NAME", "see", "perlfunc", "and", "this"])
+        self.assertEqual(data.roff_text('.TH A 3\n.SH NAME\nopen \\- \\fIopen\\fP a file\n.\\" no\n').split(),
+                         ["NAME", "open", "-", "open", "a", "file"])
+
+    def test_a_paragraph_is_kept_once_and_tables_never(self):
+        seen, prose = set(), "This is a paragraph of plain English prose, long enough to keep."
+        self.assertEqual(data.clean(prose + "\n\n0x00 0x01 0x02 0x03 0x04 0x05 0x06 0x07 0x08 0x09", seen), prose)
+        self.assertEqual(data.clean(prose, seen), "")
+
+    def test_a_document_is_held_out_by_its_path_alone(self):
+        share = sum(data.held_out(f"a/{i}.html") for i in range(5000)) / 5000
+        self.assertAlmostEqual(share, 1 / data.HELD_OUT_ONE_IN, delta=0.006)
 
 
 class Countdown:

@@ -16,8 +16,8 @@ namespace kvc::inline v0_1 {
 template <class Spec>
 class calibration {
  public:
-  explicit calibration(const extents<Spec>& e) : heads_(e.stored_heads()), slots_(e.slots()), merged_(e.merged()) {
-    check(e.validate(), "calibration");
+  explicit calibration(const extents<Spec>& e)
+      : heads_(checked(e).stored_heads()), slots_(e.slots()), merged_(e.merged()) {
     const int merge_floats = merged_ > 1 ? 2 * merged_ : 0;
     head_floats_ = Spec::calibration_floats + merge_floats;
     data_.assign(static_cast<std::size_t>(slots_) * heads_ * head_floats_, 0.0f);
@@ -81,6 +81,10 @@ class calibration {
   std::size_t bytes() const { return data_.size() * sizeof(float); }
 
  private:
+  static const extents<Spec>& checked(const extents<Spec>& e) {
+    check(e.validate(), "calibration");
+    return e;
+  }
   float* constants(int slot, int head) {
     if (slot < 0 || slot >= slots_ || head < 0 || head >= heads_) {
       throw error(status::invalid_argument, "calibration: no such slot or stored head");

@@ -64,20 +64,22 @@ std::string dims_failures(std::span<const float> constants = {}) {
         // Outputs are expanded after the weighted sum of stored rows, so expand must be linear.
         std::vector<float> sum(z);
         for (std::size_t i = 0; i < sum.size(); ++i) sum[i] = 2.0f * z[i] - previous_z[i];
-        std::vector<float> expanded_sum(HeadDim, 55.0f), sum_of_expanded(expanded);
+        detail::marked_row expanded_sum(std::vector<float>(HeadDim, 55.0f));
+        std::vector<float> sum_of_expanded(expanded);
         Dims::template expand<HeadDim>(sum.data(), expanded_sum.data(), c);
         for (std::size_t i = 0; i < expanded.size(); ++i) sum_of_expanded[i] = 2.0f * expanded[i] - previous_row[i];
-        at = detail::first_difference(expanded_sum, sum_of_expanded, 8 * rounding);
+        at = detail::first_difference(expanded_sum.values(), sum_of_expanded, 8 * rounding);
         f.expect(at < 0, "expand is linear", "row ", t, ", channel ", at);
         previous_z = z;
         previous_row = expanded;
 
         if constexpr (requires { requires Dims::is_identity; }) {
           const std::vector<float> x = detail::random_row(r, HeadDim);
-          std::vector<float> stored(width), back(HeadDim);
+          detail::marked_row stored(width), back(HeadDim);
           Dims::template compress<HeadDim>(x.data(), stored.data(), c);
           Dims::template expand<HeadDim>(stored.data(), back.data(), c);
-          f.expect(x == back && x == stored, "a policy with is_identity keeps rows as they are", "row ", t);
+          f.expect(x == back.values() && x == stored.values(), "a policy with is_identity keeps rows as they are",
+                   "row ", t);
         }
       }
     }

@@ -13,15 +13,6 @@ std::vector<composition> suite();
 
 inline constexpr kvc::host::cache_options roomy = {.capacity = 1024, .max_sequences = 4, .max_step_rows = 256};
 
-inline std::size_t size_of(int64 n) {
-  return static_cast<std::size_t>(n);
-}
-
-/// Seeds of [begin, end) of a sequence that starts at `first`.
-inline std::vector<std::uint64_t> part_of(std::uint64_t first, int64 begin, int64 end) {
-  return seeds_from(first + static_cast<std::uint64_t>(begin), size_of(end - begin));
-}
-
 /// Model rows of a whole sequence and layer: what append took.
 inline step_rows rows_of(const cache_facts& f, int layer, std::uint64_t first, int64 length) {
   return make_rows(f, layer, part_of(first, 0, length));

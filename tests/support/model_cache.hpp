@@ -608,6 +608,15 @@ inline std::vector<std::uint64_t> seeds_from(std::uint64_t first, std::size_t co
   return seeds;
 }
 
+inline std::size_t size_of(int64 n) {
+  return static_cast<std::size_t>(n);
+}
+
+/// Seeds of [begin, end) of a sequence that starts at `first`.
+inline std::vector<std::uint64_t> part_of(std::uint64_t first, int64 begin, int64 end) {
+  return seeds_from(first + static_cast<std::uint64_t>(begin), size_of(end - begin));
+}
+
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }

@@ -40,6 +40,7 @@ def runs(folder):
             lines = read(os.path.join(base, name))
             start, end = lines[0], lines[-1]
             ended = end["event"] == "end"
+            end = end if ended else {}  # a training loss is no held-out loss
             recipe, config, plain = start["recipe"], start["config"], plain_config(start)
             idea = {k: config[k] for k in IDEAS if k in config and config[k] != plain[k]
                     and not (k == "rotary_bits" and config[k] == config["bits"])}
@@ -52,7 +53,7 @@ def runs(folder):
                 learning_rate=recipe["rate"], exercises=recipe.get("exercises", EXERCISES), bytes_per_token_per_layer=start["bytes_per_token_per_layer"],
                 share_of_mha=start["share_of_mha"], loss=end.get("loss"), copy=end.get("copy"),
                 passkey=end.get("passkey"), spikes=end.get("spikes"), seconds=end.get("seconds"),
-                finished=bool(ended and end["finished"]), diverged=bool(ended and end["diverged"]),
+                finished=ended and end["finished"], diverged=ended and end["diverged"],
                 data=start["data"], device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
                     (line["tokens"], line["loss"]) for line in seen]))
     return found

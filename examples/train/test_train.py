@@ -273,6 +273,8 @@ class TheRun(unittest.TestCase):
         original, train.Stop = train.Stop, lambda deadline: Countdown(11)
         self.assertIsNone(train.train(options.size, config, recipe, options))
         train.Stop = original
+        (stopped,) = table.runs(os.path.join(folder, "b"))
+        self.assertEqual((stopped["finished"], stopped["diverged"], stopped["loss"]), (False, False, None))
         self.assertEqual(self.train(folder, "b")["loss"], whole["loss"])
         self.assertEqual(self.logs(folder, "a")[:-1], self.logs(folder, "b")[:-1])
 

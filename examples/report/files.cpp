@@ -37,11 +37,10 @@ sample_text licences(const engine::tokenizer& words, std::size_t wanted) {
 std::string read_file(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) throw std::runtime_error("there is no file '" + path + "'");
+  if (std::filesystem::is_directory(path, error)) throw std::runtime_error("'" + path + "' is a directory, no file");
   std::ifstream file(path, std::ios::binary);
   std::string out{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file || file.bad() || std::filesystem::is_directory(path, error)) {
-    throw std::runtime_error("the file '" + path + "' cannot be read");
-  }
+  if (!file) throw std::runtime_error("the file '" + path + "' cannot be read");
   return out;
 }
 

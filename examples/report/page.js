@@ -74,7 +74,7 @@ function describeSetting() {
   document.getElementById("setting").textContent =
     `${model.name} reads ${count(tokens)} tokens of ${text.name}, ` +
     (text.windows > 1 ? `in ${text.windows} windows of ${count(text.window)}, ` : "in one window, ") +
-    `once through each of ${caches.length} caches. ${machine.cpu}, ${machine.threads} threads, ${report.date.slice(0, 10)}.`;
+    `once through each of ${caches.length} caches. ${machine.cpu}, ${machine.threads} threads, ${report.date.slice(0, 10).replaceAll("-", "\u2011")}.`;
   const passkeys = report.passkeys;
   if (passkeys && passkeys.reference_finds < 1) {
     document.getElementById("passkey-note").textContent =
@@ -120,6 +120,6 @@ function describeMethod() {
 describeSetting();
 drawTable(null, true);
 drawFront(document.getElementById("front"));
-drawPositions(document.getElementById("positions"), document.getElementById("legend"));
+drawPositions(document.getElementById("positions"), document.getElementById("legend"), document.getElementById("choice"));
 drawSpeed(document.getElementById("speed"));
 describeMethod();

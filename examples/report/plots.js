@@ -25,7 +25,7 @@ function drawFront(into) {
 
   for (let power = lowest; power <= highest; ++power) {
     out.append(line(left, y(10 ** power), width - right, y(10 ** power), "grid"),
-      text(left - 8, y(10 ** power) + 4, String(Number((10 ** power).toPrecision(1))), {"text-anchor": "end", class: "soft"}));
+      text(left - 8, y(10 ** power) + 4, decimal(10 ** power), {"text-anchor": "end", class: "soft"}));
   }
   // Ticks at whole ratios to 16 bit, which are the bytes' other name.
   const full = report.model.bytes_per_token_16_bit;
@@ -40,9 +40,15 @@ function drawFront(into) {
     text(left + 8, top + 12, "KL to fp32, nats per token", {class: "soft"}));
 
   const steps = front().filter(c => c.kl > 0);
+  const lines = [];  // what names should not cover
   let path = "";
   steps.forEach((c, i) => {
-    path += i === 0 ? `M${x(c.bytes_per_token)},${y(c.kl)}` : `H${x(c.bytes_per_token)}V${y(c.kl)}`;
+    const at = [x(c.bytes_per_token), y(c.kl)];
+    path += i === 0 ? `M${at}` : `V${at[1]}H${at[0]}`;
+    if (i === 0) return;
+    const from = [x(steps[i - 1].bytes_per_token), y(steps[i - 1].kl)];
+    lines.push({left: from[0] - 2, right: from[0] + 2, top: at[1], bottom: from[1]},
+      {left: at[0], right: from[0], top: at[1] - 2, bottom: at[1] + 2});
   });
   out.append(svg("path", {d: path, class: "front"}));
 
@@ -51,14 +57,14 @@ function drawFront(into) {
     out.append(svg("circle", {cx: p.x, cy: p.y, r: 5, class: best.has(p.cache) ? "dot on" : "dot"},
       svg("title", {}, `${p.name}: KL ${fixed(p.cache.kl, 5)}, ${count(p.cache.bytes_per_token)} bytes per token`)));
   }
-  placeLabels(out, points, {left, top, right: width - right, bottom: height - bottom});
+  placeLabels(out, points, lines, {left, top, right: width - right, bottom: height - bottom});
   into.replaceChildren(out);
 }
 
 /** Names beside their points, where they cover nothing; a thin line leads to those that had to go further away. */
-function placeLabels(out, points, area) {
+function placeLabels(out, points, lines, area) {
   const high = 13, near = 9;
-  const taken = points.map(p => ({left: p.x - 6, right: p.x + 6, top: p.y - 6, bottom: p.y + 6}));
+  const taken = [...lines, ...points.map(p => ({left: p.x - 6, right: p.x + 6, top: p.y - 6, bottom: p.y + 6}))];
   const overlap = (a, b) => Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left)) *
     Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top));
   for (const p of [...points].sort((a, b) => a.y - b.y)) {
@@ -82,54 +88,70 @@ function placeLabels(out, points, area) {
   }
 }
 
+const decimal = value => String(Number(value.toPrecision(1)));
 const colour = i => `var(--c${i % 8})`;
 const dashes = i => ["", "6 3", "2 3"][Math.floor(i / 8) % 3];
 
-/** The loss above fp32's by position, for the caches that are switched on. */
-function drawPositions(into, legend) {
+/** What the plot by position can show. `bend` makes an axis of numbers from tiny to large. */
+const measures = [
+  {name: "loss above fp32", values: c => c.by_position.loss_change, bend: v => Math.asinh(v / 0.01), least: -0.01, most: 0.02,
+    ticks: [-10, -3, -1, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
+    words: "How much more the next token costs than with the fp32 cache. The axis is linear around zero and logarithmic further out."},
+  {name: "KL", values: c => c.by_position.kl.map(v => v > 0 ? v : null), bend: Math.log10, least: 1, most: 1e-5,
+    ticks: [1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10], words: "KL to the fp32 cache."},
+];
+
+/** A measure by position, for the caches that are switched on. */
+function drawPositions(into, legend, choice) {
   const shown = caches.filter(c => c.kl > 0);
   const few = shown.length <= 6 ? shown : front().filter(c => c.kl > 1e-4).slice(-6);
+  const order = [...few, ...shown.filter(c => !few.includes(c))];  // the first ones get the plainest colours
   const on = new Set(few);
-  document.getElementById("position-measure").textContent =
-    "How much more the next token costs than with the fp32 cache, in nats, mean over parts of a window" +
-    (report.text.windows > 1 ? " and over the windows." : ".") +
-    " The axis is linear around zero and logarithmic further out.";
+  let measure = measures[0];
+
+  const pressable = (label, pressed, action) => {
+    const button = make("button", {type: "button", "aria-pressed": pressed}, label);
+    button.onclick = () => {
+      action();
+      draw();
+    };
+    return button;
+  };
 
   const draw = () => {
     const width = 1000, height = 380, left = 70, right = 20, top = 15, bottom = 45;
-    const out = canvas(width, height, "loss above fp32 by position");
-    const knee = 0.01, bend = v => Math.asinh(v / knee);
-    const all = [...on].flatMap(c => c.by_position.loss_change).filter(v => v !== null);
-    const most = bend(Math.max(0.02, ...all)) * 1.05, least = bend(Math.min(-0.01, ...all)) * 1.05;
+    const out = canvas(width, height, `${measure.name} by position`);
+    const all = [...on].flatMap(measure.values).filter(v => v !== null);
+    const most = measure.bend(Math.max(measure.most, ...all)), least = measure.bend(Math.min(measure.least, ...all));
     const edges = report.position_bins, last = edges[edges.length - 1];
     const x = at => left + at / last * (width - left - right);
-    const y = v => top + (most - bend(v)) / (most - least) * (height - top - bottom);
-    for (const tick of [-10, -3, -1, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10]) {
-      if (bend(tick) > most || bend(tick) < least) continue;
+    const y = v => top + (most - measure.bend(v)) / (most - least) * (height - top - bottom);
+    for (const tick of measure.ticks) {
+      if (measure.bend(tick) > most || measure.bend(tick) < least) continue;
+      const sign = measure === measures[0] ? (tick < 0 ? "−" : tick > 0 ? "+" : "") : "";
       out.append(line(left, y(tick), width - right, y(tick), tick === 0 ? "axis" : "grid"),
-        text(left - 8, y(tick) + 4, (tick < 0 ? "−" : tick > 0 ? "+" : "") + Math.abs(tick), {"text-anchor": "end", class: "soft"}));
+        text(left - 8, y(tick) + 4, sign + decimal(Math.abs(tick)), {"text-anchor": "end", class: "soft"}));
     }
     for (let i = 0; i <= 8; ++i) {
       out.append(text(x(last * i / 8), height - bottom + 17, count(last * i / 8), {"text-anchor": "middle", class: "soft"}));
     }
     out.append(text((left + width - right) / 2, height - 8, "position in the window", {"text-anchor": "middle", class: "soft"}));
-    shown.forEach((c, i) => {
-      if (!on.has(c)) return;
-      const points = c.by_position.loss_change
+    for (const [i, c] of order.entries()) {
+      if (!on.has(c)) continue;
+      const points = measure.values(c)
         .map((v, bin) => v === null ? null : `${x((edges[bin] + edges[bin + 1]) / 2).toFixed(1)},${y(v).toFixed(1)}`)
         .filter(Boolean);
+      if (points.length === 0) continue;
       out.append(svg("path", {d: "M" + points.join("L"), class: "curve", stroke: colour(i), "stroke-dasharray": dashes(i)},
         svg("title", {}, c.name)));
-    });
+    }
     into.replaceChildren(out);
-    legend.replaceChildren(...shown.map((c, i) => {
+    choice.replaceChildren(...measures.map(m => pressable(m.name, m === measure, () => { measure = m; })));
+    document.getElementById("position-measure").textContent =
+      `${measure.words} Nats, mean over parts of a window${report.text.windows > 1 ? " and over the windows" : ""}.`;
+    legend.replaceChildren(...order.map((c, i) => {
       const dot = make("i", on.has(c) ? {style: `background: ${colour(i)}`} : {});
-      const button = make("button", {type: "button", "aria-pressed": on.has(c)}, [dot, c.name]);
-      button.onclick = () => {
-        if (!on.delete(c)) on.add(c);
-        draw();
-      };
-      return button;
+      return pressable([dot, c.name], on.has(c), () => on.delete(c) || on.add(c));
     }));
   };
   draw();

@@ -96,7 +96,7 @@ TEST_CASE("files that are missing, broken or too short are a failure, with statu
   };
   check_refusal(with(directory.path("none"), text, {}), 1, "there is no file");
   check_refusal(with(model, directory.path("none"), {}), 1, "there is no file");
-  check_refusal(with(model, directory.path(""), {}), 1, "cannot be read");
+  check_refusal(with(model, directory.path(""), {}), 1, "is a directory");
   check_refusal(with(text, text, {}), 1, "this is no GGUF file");
   auto half = tiny_file(64);
   half.resize(half.size() / 2);
@@ -150,7 +150,8 @@ TEST_CASE("a run on a tiny model: every cache, the files and the figures") {
     const double bits = cache.at("bits_per_value"), bytes = cache.at("bytes_per_token"), ratio = cache.at("ratio");
     CHECK(bits == doctest::Approx(16 / ratio));
     CHECK(bytes == doctest::Approx(1024 / ratio));
-    CHECK(bytes * 200 == cache.at("page_bytes").get<double>() + cache.at("tail_bytes").get<double>());
+    const double allocated = cache.at("page_bytes").get<double>() + cache.at("tail_bytes").get<double>();
+    CHECK(bytes * 200 == doctest::Approx(allocated).epsilon(1e-12));
     CHECK(cache.at("perplexity").get<double>() > 1);
     CHECK(cache.at("kl").get<double>() > -1e-6);
     CHECK(cache.at("top1").get<double>() >= 0);

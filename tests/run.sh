@@ -57,6 +57,7 @@ need_command clang-format clang-format
 if command -v dpkg-query >/dev/null 2>&1; then
   need_package doctest-dev
   need_package libeigen3-dev
+  need_package nlohmann-json3-dev
   need_package libbenchmark-dev
   need_package nlohmann-json3-dev
 else

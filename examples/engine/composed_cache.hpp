@@ -9,8 +9,7 @@
 
 #include "caches.hpp"
 #include "compositions.hpp"
-#include "kvc/calibrate/fit.hpp"
-#include "sample_data.hpp"
+#include "fitted.hpp"
 
 namespace engine {
 
@@ -21,7 +20,7 @@ class composed_cache : public attention_cache {
   composed_cache(std::string name, const attention_shape& shape, const cache_options& options)
       : name_(std::move(name)),
         cos_sin_(interleave(options.rotary)),
-        cache_(memory(options), extents_of(shape, options), fitted(shape, options).get()) {
+        cache_(memory(options), extents_of(shape, options), constants(name_, shape, options).get()) {
     sequence_ = cache_.add_sequence();
     if (options.rotary != nullptr) {
       params_.rotary = {cos_sin_.data(), options.rotary->positions(), options.rotary->pairs()};
@@ -57,28 +56,20 @@ class composed_cache : public attention_cache {
     kvc::extents<Spec> e{shape.layers, shape.query_heads, shape.kv_heads};
     if constexpr (requires { Spec::layers_policy::needs_table; }) {
       if (options.data == nullptr) throw std::runtime_error("this cache needs a layer map, found on sample text");
-      e.leaders = options.data->leaders.data();
+      e.leaders = leaders_of(*options.data).data();
     }
     return e;
   }
 
   /// Means, bases and channels from the model's own rows; nothing where the composition has none.
-  static std::unique_ptr<kvc::calibration<Spec>> fitted(const attention_shape& shape, const cache_options& options) {
-    const kvc::extents<Spec> e = extents_of(shape, options);
-    auto constants = std::make_unique<kvc::calibration<Spec>>(e);
+  static std::unique_ptr<kvc::calibration<Spec>> constants(const std::string& name, const attention_shape& shape,
+                                                           const cache_options& options) {
+    auto of_spec = std::make_unique<kvc::calibration<Spec>>(extents_of(shape, options));
     if constexpr (Spec::calibration_floats > 0) {
       if (options.data == nullptr) throw std::runtime_error("this cache is calibrated: it needs sample text");
-      for (int layer = 0; layer < e.layers; ++layer) {
-        if (!e.writes(layer)) continue;
-        for (int head = 0; head < e.stored_heads(); ++head) {
-          const head_moments& m = options.data->at(layer, head);
-          const kvc::calibrate::head_samples of_head{Spec::first_stream::is_deferred ? m.keys_before : m.keys_after,
-                                                     m.values, m.queries};
-          kvc::calibrate::fit(*constants, e.slot(layer), head, of_head);
-        }
-      }
+      of_spec->load(fitted_constants(name, shape, *options.data));
     }
-    return constants;
+    return of_spec;
   }
 
   static std::vector<float> interleave(const rotary_table* table) {

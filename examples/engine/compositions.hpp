@@ -66,6 +66,9 @@ struct compositions {
                                                 run<D - 2 * part<8> - part<24> - part<16>, 2>>,
                             values<4>>;
 
+  /// Calibrated caches are built for the commonest head dims alone, for the sake of compile time.
+  static constexpr bool has_calibrated = D == 64 || D == 128;
+
   /// Calls f.template operator()<Spec>(name, summary) for each, in the order of the report's table.
   template <class F>
   static void for_each(const F& f) {
@@ -76,18 +79,21 @@ struct compositions {
     f.template operator()<key8_value4>("k8-v4", "8-bit keys, 4-bit values");
     f.template operator()<int4>("int4", "4 bit affine, groups of 32 channels of a token");
     f.template operator()<int4_rotated>("int4-rotated", "4 bit, one scale per head and token, Hadamard-rotated");
-    f.template operator()<int4_centred>("int4-centred-rotated",
-                                        "the same, means taken off, first 4 and newest 8 tokens exact");
     f.template operator()<channel4>("channel4", "keys 4 bit per channel over 32 tokens, values 4 bit per token (KIVI)");
     f.template operator()<channel2>("channel2", "the same in 2 bit");
-    f.template operator()<mixture45>("mixture-4.5",
-                                     "tapered keys before rotary in a query-aware basis, rotated values");
-    f.template operator()<mixture35>("mixture-3.5", "the same with fewer bits");
-    f.template operator()<mixture3>("mixture-3", "the same, a quarter of the key coordinates dropped");
-    f.template operator()<low_rank>("low-rank", "three quarters of the dimensions, bf16");
-    f.template operator()<pruned>("pruned-keys", "three quarters of the key channels, bf16 (ThinK)");
-    f.template operator()<shared_layers>("shared-layers", "four layers read another layer's rows, bf16 (KVSharer)");
     f.template operator()<sinks_window>("sinks-window", "the first 4 and the newest 512 tokens, bf16 (StreamingLLM)");
+    f.template operator()<shared_layers>("shared-layers",
+                                         "an eighth of the layers read another's rows, bf16 (KVSharer)");
+    if constexpr (has_calibrated) {
+      f.template operator()<int4_centred>("int4-centred-rotated",
+                                          "4 bit rotated, means taken off, first 4 and newest 8 tokens exact");
+      f.template operator()<mixture45>("mixture-4.5",
+                                       "tapered keys before rotary in a query-aware basis, rotated values");
+      f.template operator()<mixture35>("mixture-3.5", "the same with fewer bits");
+      f.template operator()<mixture3>("mixture-3", "the same, a quarter of the key coordinates dropped");
+      f.template operator()<low_rank>("low-rank", "three quarters of the dimensions, bf16");
+      f.template operator()<pruned>("pruned-keys", "three quarters of the key channels, bf16 (ThinK)");
+    }
   }
 };
 

@@ -66,10 +66,12 @@ inline void score_queries(const float* q, int64 q_pitch, const float* k, int64 k
   for (; r < rows; ++r) score_block<Queries, 1, Add>(q, q_pitch, k + r * k_pitch, k_pitch, width, s + r, s_pitch);
 }
 
+// Not inlined: one copy serves all compositions of a program.
+
 /// s[queries][rows] = or += q[queries][width] k[rows][width]^T; width a multiple of 16.
 template <bool Add>
-inline void score(const float* q, int queries, int64 q_pitch, const float* k, int rows, int64 k_pitch, int width,
-                  float* s, int64 s_pitch) {
+[[gnu::noinline]] inline void score(const float* q, int queries, int64 q_pitch, const float* k, int rows, int64 k_pitch,
+                                    int width, float* s, int64 s_pitch) {
   int i = 0;
   for (; i + 4 <= queries; i += 4) {
     score_queries<4, Add>(q + i * q_pitch, q_pitch, k, k_pitch, rows, width, s + i * s_pitch, s_pitch);
@@ -110,8 +112,8 @@ inline void accumulate_queries(const float* p, int64 p_pitch, const float* v, in
 }
 
 /// o[queries][width] += p[queries][rows] v[rows][width]; width a multiple of 16.
-inline void accumulate(const float* p, int queries, int64 p_pitch, const float* v, int rows, int64 v_pitch, int width,
-                       float* o, int64 o_pitch) {
+[[gnu::noinline]] inline void accumulate(const float* p, int queries, int64 p_pitch, const float* v, int rows,
+                                         int64 v_pitch, int width, float* o, int64 o_pitch) {
   int i = 0;
   for (; i + 4 <= queries; i += 4) {
     accumulate_queries<4>(p + i * p_pitch, p_pitch, v, v_pitch, rows, width, o + i * o_pitch, o_pitch);

@@ -49,7 +49,13 @@ std::unique_ptr<attention_cache> make_cache(std::string_view name, const attenti
   }
   if (made != nullptr) return made;
   std::string names;
-  for (const cache_entry& cache : list_caches()) names += (names.empty() ? "" : ", ") + cache.name;
+  for (const cache_entry& cache : list_caches()) {
+    if (cache.name == name) {
+      throw std::invalid_argument("the cache '" + cache.name +
+                                  "' is calibrated, and built for heads of 64 and 128 channels");
+    }
+    names += (names.empty() ? "" : ", ") + cache.name;
+  }
   throw std::invalid_argument("there is no cache '" + std::string(name) + "' (there are: " + names + ")");
 }
 

@@ -114,7 +114,7 @@ TEST_CASE("attention is the oracle's on the decoded rows, and gather is within t
       }
       begin = end;
     }
-    MESSAGE(c.name, ": largest error over its tolerance: ", worst);
+    CHECK(worst > 0);  // something was compared
   }
 }
 

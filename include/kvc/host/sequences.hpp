@@ -24,11 +24,11 @@ struct sequence_state {
 template <class Spec>
 class sequence_table {
  public:
-  sequence_table(const extents<Spec>& model, int sequences, int64 blocks)
-      : model_(model),
-        page_bytes_(Spec::page_bytes(model.stored_heads())),
+  sequence_table(const extents<Spec>& e, int sequences, int64 blocks)
+      : model_(e),
+        page_bytes_(Spec::page_bytes(e.stored_heads())),
         pool_(blocks),
-        memory_(page_pool_bytes<Spec>(model, blocks)),
+        memory_(page_pool_bytes<Spec>(e, blocks)),
         states_(static_cast<std::size_t>(sequences)) {}
 
   bool exists(int id) const {

@@ -267,6 +267,31 @@ TEST_CASE("the launchers over the caller's memory do what the owning cache does"
                       wanted[r].out.size() * sizeof(float)) == 0);
   }
 
+  // Commit of fewer rows, then a cut: the tails are those of the owning cache.
+  const std::vector<int64> accepted = {rows_of_a, 30};
+  for (int i = 0; i < 2; ++i) {
+    CHECK(kvc::host::commit<Spec>(view, step, accepted.data(), slice{i, 2}) == status::ok);
+  }
+  owning.commit(accepted);
+  const kvc::int64 grown[] = {rows_of_a, 30};
+  const kvc::int64 nothing[] = {0, 0, 0};
+  const kvc::step_view closed = {2, ids, grown, nothing, table, 4};
+  kvc::held_rows held;
+  held.committed<Spec>(rows_of_a);
+  CHECK(kvc::host::truncate<Spec>(view, closed, 0, 61, held) == status::ok);
+  owning.truncate(a, 61);
+  const kvc::int64 cut[] = {61, 30};
+  const kvc::step_view after = {2, ids, cut, nothing, table, 4};
+  for (int i = 0; i < 2; ++i) {
+    const std::size_t n = static_cast<std::size_t>(cut[i]) * 64;
+    std::vector<float> k_here(n), v_here(n), k_there(n), v_there(n);
+    CHECK(kvc::host::gather<Spec, float>(view, after, i, 0, 0, cut[i], contiguous_rows(k_here.data(), 2, 32),
+                                         contiguous_rows(v_here.data(), 2, 32)) == status::ok);
+    owning.gather(i == 0 ? a : b, 0, 0, cut[i], k_there.data(), v_there.data());
+    CHECK(same_bits(k_here, k_there));
+    CHECK(same_bits(v_here, v_there));
+  }
+
   // Slot mapping, for a composition without exact rows: the same pages, and -1 leaves a row out.
   using Plain = int4;
   typed_cache<Plain> plain({.capacity = 256, .max_sequences = 1, .max_step_rows = 128});

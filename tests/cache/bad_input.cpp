@@ -143,8 +143,8 @@ TEST_CASE_TEMPLATE("sequences and capacity", Spec, plain, tail) {
 
   // Row ranges.
   std::vector<float> k(64 * 64), v(64 * 64);
-  for (const auto& [begin, end] : {std::pair{-1, 3}, std::pair{3, 2}, std::pair{0, 61}, std::pair{60, 61}}) {
-    CHECK(status_of([&] { c.gather(s, 0, begin, end, k.data(), v.data()); }) == status::bad_position);
+  for (const auto& range : {std::pair{-1, 3}, std::pair{3, 2}, std::pair{0, 61}, std::pair{60, 61}}) {
+    CHECK(status_of([&] { c.gather(s, 0, range.first, range.second, k.data(), v.data()); }) == status::bad_position);
   }
   CHECK(status_of([&] { c.gather(s, 0, 0, 4, nullptr, v.data()); }) == status::null_pointer);
   CHECK(status_of([&] { c.gather(s, 4, 0, 4, k.data(), v.data()); }) == status::bad_layer);
@@ -344,6 +344,48 @@ TEST_CASE_TEMPLATE("launchers over the caller's memory", Spec, plain, tail) {
   CHECK(untouched);
 
   CHECK(both(good, step) == status::ok);
+
+  // Ending the step, and cutting.
+  static constexpr kvc::int64 too_many[] = {21};
+  CHECK(kvc::host::commit<Spec>(good, step, too_many) == status::invalid_argument);
+  CHECK(kvc::host::commit<Spec>(good, step, negative) == status::invalid_argument);
+  CHECK(kvc::host::commit<Spec>(good, step, nullptr, {2, 2}) == status::invalid_argument);
+  CHECK(kvc::host::commit<Spec>(good, step, nullptr) == status::ok);
+  static constexpr kvc::int64 length[] = {20};
+  static constexpr kvc::int64 no_rows[] = {0, 0};
+  kvc::step_view closed = step;
+  closed.seq_lens = length;
+  closed.row_indptr = no_rows;
+  const auto truncate = [&](const kvc::step_view& s, int index, int64 kept) {
+    return kvc::host::truncate<Spec>(good, s, index, kept, {});
+  };
+  CHECK(truncate(closed, 1, 0) == status::bad_sequence);
+  CHECK(truncate(closed, -1, 0) == status::bad_sequence);
+  CHECK(truncate(closed, 0, 21) == status::bad_position);
+  CHECK(truncate(closed, 0, -1) == status::bad_position);
+  kvc::step_view without = closed;
+  without.block_table = nullptr;
+  CHECK(truncate(without, 0, 5) == status::null_pointer);
+  without = closed;
+  without.block_table = no_block;
+  CHECK(truncate(without, 0, 18) == status::evicted);
+  without.block_table = wild_block;
+  CHECK(truncate(without, 0, 18) == status::bad_position);
+  CHECK(truncate(closed, 0, 18) == status::ok);
+
+  // Attend over pages that are not there.
+  static constexpr kvc::int64 thirty_two[] = {32};
+  static constexpr kvc::int64 one_row[] = {0, 1};
+  static constexpr kvc::int32 hole[] = {-1, 0, 1};
+  static constexpr kvc::int32 wild[] = {1000, 0, 1};
+  kvc::step_view later = step;
+  later.seq_lens = thirty_two;
+  later.row_indptr = one_row;
+  later.block_table_stride = 3;
+  later.block_table = hole;
+  CHECK(attend(good, later, workspace.data(), bytes) == status::evicted);
+  later.block_table = wild;
+  CHECK(attend(good, later, workspace.data(), bytes) == status::invalid_argument);
 }
 
 TEST_CASE("slot mappings") {

@@ -111,6 +111,7 @@ options parse_options(std::span<const std::string> arguments) {
   if (out.list || out.help) return out;
   if (out.model.empty()) throw wrong_use("--model is missing");
   if (out.text.empty()) throw wrong_use("--text is missing");
+  out.all_caches = out.caches.empty();
   choose_caches(out.caches);
   return out;
 }

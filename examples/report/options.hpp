@@ -19,6 +19,7 @@ struct options {
   std::string sample_text;          ///< empty: what sample_text.hpp finds
   std::string out = ".";            ///< directory for report.json and report.html
   std::vector<std::string> caches;  ///< in the order of the table
+  bool all_caches = false;          ///< none was named
   std::size_t skip_tokens = 4000;
   std::size_t window = 2048;
   std::size_t windows = 1;

@@ -38,6 +38,23 @@ void check_lengths(const options& options, const engine::model& model, std::size
   }
 }
 
+/// The caches of the plan. Not every one is built for every head dimension.
+std::vector<engine::cache_entry> choose_caches(const options& options, int head_dim) {
+  std::vector<engine::cache_entry> out;
+  for (const std::string& name : options.caches) {
+    try {
+      engine::make_cache(name, {.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = head_dim}, {.context = 1});
+    } catch (const std::invalid_argument& problem) {
+      if (options.all_caches && name != reference_name) continue;
+      throw wrong_use(problem.what());
+    } catch (const std::runtime_error&) {
+      // It is there, and lacks only the samples that it will have.
+    }
+    out.push_back(find_cache(name));
+  }
+  return out;
+}
+
 void make_report(const options& options, std::FILE* out, std::FILE* err) {
   const output_directory directory(options.out);  // a full disk should show before the work, not after it
   const std::string text = read_file(options.text);
@@ -52,7 +69,7 @@ void make_report(const options& options, std::FILE* out, std::FILE* err) {
   check_lengths(options, model, tokens.size());
 
   plan plan;
-  for (const std::string& name : options.caches) plan.caches.push_back(find_cache(name));
+  plan.caches = choose_caches(options, model.config().head_dim);
   plan.text = std::span(tokens).subspan(options.skip_tokens);
   plan.window = options.window;
   plan.windows = options.windows;

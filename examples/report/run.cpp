@@ -9,8 +9,6 @@
 namespace report {
 namespace {
 
-constexpr const char* reference_name = "fp32";
-
 std::string format(const char* pattern, double value) {
   char out[64];
   std::snprintf(out, sizeof out, pattern, value);

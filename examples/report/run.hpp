@@ -15,6 +15,9 @@
 
 namespace report {
 
+/// The cache that all others are compared with.
+inline constexpr const char* reference_name = "fp32";
+
 /// What is read through which caches.
 struct plan {
   std::vector<engine::cache_entry> caches;

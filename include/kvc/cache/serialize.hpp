@@ -93,8 +93,8 @@ void clear_unsealed(byte* segment, int64 page, int64 length) {
 }
 
 /// Exact rows of one stream and head in a saved sequence: first rows, then the ring's rows in ascending order.
-template <class Spec, bool First, class F>
-void for_each_exact_row(const stream_rows<Spec, First>& at, int64 length, const F& f) {
+template <class Spec, bool First, class Function>
+void for_each_exact_row(const stream_rows<Spec, First>& at, int64 length, const Function& f) {
   using stream_type = stream_of<Spec, First>;
   if constexpr (stream_type::exact_rows > 0) {
     for (int64 t = 0; t < min_of<int64>(stream_type::first_rows, length); ++t) f(at.exact_row(t));

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kvc/calibrate/moments.hpp"
+#include "kvc/core/math.hpp"
 #include "kvc/rotary/deferred.hpp"
 
 namespace kvc::inline v0_1::calibrate {
@@ -28,7 +29,7 @@ struct basis {
 inline basis query_aware_basis(const Eigen::MatrixXd& rows, const Eigen::MatrixXd& queries, int rank,
                                double floor = 1e-3) {
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> of_queries(queries);
-  const double lowest = std::max(of_queries.eigenvalues().mean() * floor, 1e-30);
+  const double lowest = max_of(of_queries.eigenvalues().mean() * floor, 1e-30);
   const Eigen::VectorXd root = of_queries.eigenvalues().cwiseMax(lowest).cwiseSqrt();
   const Eigen::MatrixXd& v = of_queries.eigenvectors();
   const Eigen::MatrixXd a = v * root.asDiagonal() * v.transpose();

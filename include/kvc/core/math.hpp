@@ -86,8 +86,8 @@ KVC_HD float tanh_of(float x) {
   const float e = exp_of(-2.0f * a);
   const float big = (1.0f - e) / (1.0f + e);
   const float x2 = x * x;
-  const float small = a * (1.0f - x2 * (0.333333333f - x2 * 0.133333333f));
-  const float t = a < 0.04f ? small : big;
+  const float series = a * (1.0f - x2 * (0.333333333f - x2 * 0.133333333f));
+  const float t = a < 0.04f ? series : big;
   return x < 0 ? -t : t;
 }
 

@@ -58,9 +58,8 @@ class cache {
   explicit cache(const cache_options& options = {}, const extents<Spec>& model = {},
                  const calibration<Spec>* constants = nullptr)
       : options_(options),
-        leaders_(model.leaders == nullptr
-                     ? std::vector<int32>()
-                     : std::vector<int32>(model.leaders, model.leaders + std::max(0, model.layers))),
+        leaders_(model.leaders == nullptr ? std::vector<int32>()
+                                          : std::vector<int32>(model.leaders, model.leaders + max_of(0, model.layers))),
         model_(with_leaders(model)),
         calibration_(constants == nullptr ? calibration<Spec>(model_) : *constants),
         constants_(calibration_.view()),
@@ -327,7 +326,7 @@ class cache {
     indptr_.assign(n + 1, 0);
     std::size_t stride = 0;
     for (const step_request& r : requests) {
-      stride = std::max(stride, sequences_[r.sequence].blocks.size());
+      stride = max_of(stride, sequences_[r.sequence].blocks.size());
     }
     table_.assign(n * stride + 1, -1);
     for (std::size_t i = 0; i < n; ++i) {
@@ -350,8 +349,8 @@ class cache {
     step_ = {};
   }
 
-  template <class F>
-  void run(const char* call, const F& f) {
+  template <class Function>
+  void run(const char* call, const Function& f) {
     results_.assign(static_cast<std::size_t>(pool_.size()), status::ok);
     pool_.run([&](slice part) { results_[static_cast<std::size_t>(part.index)] = f(part); });
     for (const status s : results_) check(s, call);

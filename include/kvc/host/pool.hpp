@@ -32,15 +32,15 @@ class pool {
 
   int size() const { return count_; }
 
-  template <class F>
-  void run(const F& f) {
+  template <class Function>
+  void run(const Function& f) {
     if (count_ == 1) {
       f(slice{0, 1});
       return;
     }
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      call_ = [](const void* function, slice part) { (*static_cast<const F*>(function))(part); };
+      call_ = [](const void* function, slice part) { (*static_cast<const Function*>(function))(part); };
       function_ = &f;
       pending_ = count_ - 1;
       ++round_;

@@ -72,8 +72,8 @@ class sequence_table {
     int64 end = 0;
     written_pages(s, rows, begin, end);
     const int64 have = static_cast<int64>(s.blocks.size());
-    int64 needed = std::max<int64>(0, end - have);
-    for (int64 p = begin; p < std::min(end, have); ++p) {
+    int64 needed = max_of<int64>(0, end - have);
+    for (int64 p = begin; p < min_of(end, have); ++p) {
       const int32 block = s.blocks[static_cast<std::size_t>(p)];
       if (block >= 0 && pool_.is_shared(block)) ++needed;
     }
@@ -84,7 +84,7 @@ class sequence_table {
     int64 begin = 0;
     int64 end = 0;
     written_pages(s, rows, begin, end);
-    for (int64 p = begin; p < std::min<int64>(end, static_cast<int64>(s.blocks.size())); ++p) {
+    for (int64 p = begin; p < min_of<int64>(end, static_cast<int64>(s.blocks.size())); ++p) {
       int32& block = s.blocks[static_cast<std::size_t>(p)];
       if (block < 0 || !pool_.is_shared(block)) continue;
       const int32 copy = take_block();

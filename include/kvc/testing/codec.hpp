@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kvc/core/math.hpp"
 #include "kvc/quant/concept.hpp"
 #include "kvc/testing/failures.hpp"
 
@@ -20,8 +21,8 @@ struct codec_data {
   std::vector<float> x;
 };
 
-template <class F>
-codec_data make_data(const char* name, bool ordinary, int count, const F& f) {
+template <class Function>
+codec_data make_data(const char* name, bool ordinary, int count, const Function& f) {
   codec_data d{name, ordinary, std::vector<float>(static_cast<std::size_t>(count))};
   for (int i = 0; i < count; ++i) d.x[static_cast<std::size_t>(i)] = f(i);
   return d;
@@ -152,7 +153,7 @@ struct encoded_group {
 inline double largest_of(const std::vector<float>& x) {
   double largest = 0;
   for (const float v : x) {
-    if (std::isfinite(v)) largest = std::max(largest, std::fabs(static_cast<double>(v)));
+    if (std::isfinite(v)) largest = max_of(largest, std::fabs(static_cast<double>(v)));
   }
   return largest;
 }
@@ -193,7 +194,7 @@ inline void check_codec_bytes(failures& f, const any_codec& codec, const codec_d
   encoded_group run(codec, 0);
   run.encode(data.x);
   const std::vector<float> whole = run.decode();
-  const double largest = std::max(largest_of(data.x), largest_of(whole));
+  const double largest = max_of(largest_of(data.x), largest_of(whole));
   f.expect(run.codes.intact(), "encode writes row_bytes of codes and no more", data.name);
   f.expect(run.constants.intact(), "encode writes group_bytes of constants and no more", data.name);
 

@@ -47,10 +47,10 @@ std::string rotary_failures() {
         f.expect(y != k, "other positions turn something", "row ", t, ", position ", position);
         f.expect(close(detail::norm(y), detail::norm(k), detail::rounding(HeadDim, detail::norm(k))),
                  "the norm is kept", "row ", t, ", position ", position);
-        const double near = detail::dot(turned(q, position), turned(k, position + 3));
-        const double far = detail::dot(turned(q, position + 40), turned(k, position + 43));
-        f.expect(close(near, far, tolerance), "a score depends on the difference of the positions alone", "row ", t,
-                 ", positions ", position, " and ", position + 40, ": ", near, " and ", far);
+        const double first_score = detail::dot(turned(q, position), turned(k, position + 3));
+        const double later_score = detail::dot(turned(q, position + 40), turned(k, position + 43));
+        f.expect(close(first_score, later_score, tolerance), "a score depends on the difference of the positions alone",
+                 "row ", t, ", positions ", position, " and ", position + 40, ": ", first_score, " and ", later_score);
       }
     }
   }

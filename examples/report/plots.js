@@ -133,7 +133,8 @@ function drawPositions(into, legend, choice) {
         text(left - 8, y(tick) + 4, sign + decimal(Math.abs(tick)), {"text-anchor": "end", class: "soft"}));
     }
     for (let i = 0; i <= 8; ++i) {
-      out.append(text(x(last * i / 8), height - bottom + 17, count(last * i / 8), {"text-anchor": "middle", class: "soft"}));
+      const at = report.text.window * i / 8;
+      out.append(text(x(Math.min(at, last)), height - bottom + 17, count(at), {"text-anchor": "middle", class: "soft"}));
     }
     out.append(text((left + width - right) / 2, height - 8, "position in the window", {"text-anchor": "middle", class: "soft"}));
     for (const [i, c] of order.entries()) {

@@ -283,7 +283,7 @@ kvc::calibration<Spec> random_calibration(std::uint64_t seed) {
 }
 
 template <class Spec>
-class typed_cache final : public any_cache {
+class typed_cache : public any_cache {
  public:
   using spec = Spec;
 

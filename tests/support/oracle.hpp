@@ -35,6 +35,12 @@
 //             instead, which is longer than the row by the mean.
 //   lse       m + log l, off by delta + a + n u + 4 u (|lse| + max |s|)
 //
+// Products in less than fp32 (tensor cores) round their factors: q, k, p and v, each by a relative r (2^-9 for bf16,
+// 2^-16 for pairs of bf16, whose smallest product is left out). Then delta grows by 2 r scale sum_i |q_i k_i|, the
+// output's tolerance by 2 r A_c. That is far above what independent roundings give, so the whole output vector is
+// checked as well: its error is a sum over rows of p_t |v_t| times roundings of size r (1 + scale |(q_i k_i)|), and may
+// be 6 times the root of the sum of their squares.
+//
 // The bound is a worst case; what it leaves undetected is measured by the mutants of attention/mutants.cpp.
 
 namespace kvc_test {
@@ -57,6 +63,7 @@ struct expected_attention {
   double lse = 0;
   std::vector<double> out_tolerance;
   double lse_tolerance = 0;
+  double norm_tolerance = 0;  ///< of the whole output; 0: not checked
 };
 
 /// Of the finite channels: a NaN decides its own results, not the tolerance of others.
@@ -90,7 +97,8 @@ inline bool is_visible(const cache_facts& f, const kvc::attend_params& params, i
 
 /// What attention over the rows of one stored head should give for one query, and how far fp32 may be from it.
 inline expected_attention expect_attention(const cache_facts& f, const head_rows& rows, const float* query,
-                                           int query_head, int64 position, const kvc::attend_params& params) {
+                                           int query_head, int64 position, const kvc::attend_params& params,
+                                           double rounding_of_factors = 0) {
   kvc::reference::attention_input in;
   in.scale = static_cast<double>(params.scale);
   in.soft_cap = static_cast<double>(params.soft_cap);
@@ -100,6 +108,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   const stream_facts& values = f.values();
   double longest_key = 0;
   double largest_product = 0;
+  double largest_square = 0;  // of the norm of a row of products q_i k_i
   for (int64 t = 0; t <= position; ++t) {
     if (!is_visible(f, params, position, t)) continue;
     std::vector<double> key(rows.first[t].begin(), rows.first[t].end());
@@ -112,10 +121,13 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
     if (f.is_deferred) rotate_in_double(f, key, t);
     longest_key = std::max(longest_key, norm(key));
     double product = 0;
+    double square = 0;
     for (std::size_t i = 0; i < key.size(); ++i) {
       const double x = std::fabs(in.query[i] * key[i]);
       product += std::isfinite(x) ? x : 0;
+      square += std::isfinite(x) ? x * x : 0;
     }
+    largest_square = std::max(largest_square, square);
     largest_product = std::max(largest_product, product);
     in.keys.push_back(std::move(key));
     in.values.push_back(std::move(value));
@@ -136,7 +148,8 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   if (f.is_deferred) depth += 3;
   const bool keys_mix = f.first.mixes || f.is_deferred || means > 0 || (f.is_latent && f.second.mixes);
   const double largest = in.scale * (keys_mix ? norm(in.query) * (longest_key + 2 * means) : largest_product);
-  const double delta = depth * unit_roundoff * largest + tanh_error * in.soft_cap;
+  const double r = rounding_of_factors;
+  const double delta = (depth * unit_roundoff + 2 * r) * largest + tanh_error * in.soft_cap;
   const double row_count = static_cast<double>(in.keys.size());
   const double tiles = std::ceil(static_cast<double>(position + 1) / 16) + 2;
   const double a = std::expm1(delta) + 2 * unit_roundoff * largest + tiles * exp_error;
@@ -147,18 +160,29 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   const bool values_mix = values.mixes || values.centres > 0;
   std::vector<double> channel(f.output_width, 0.0);
   double mixed = 0;
+  double squares = 0;
   for (std::size_t t = 0; t < in.keys.size(); ++t) {
     double score = 0;
     for (std::size_t i = 0; i < in.query.size(); ++i) score += in.query[i] * in.keys[t][i];
     score *= in.scale;
     if (in.soft_cap > 0) score = in.soft_cap * std::tanh(score / in.soft_cap);
     const double weight = std::exp(score - o.lse);
-    mixed += weight * (norm(in.values[t]) + 2 * values.mean_norm);
+    const double length = norm(in.values[t]) + 2 * values.mean_norm;
+    mixed += weight * length;
+    squares += weight * weight * length * length;
     for (int c = 0; c < f.output_width; ++c) channel[c] += weight * std::fabs(in.values[t][c]);
   }
   for (int c = 0; c < f.output_width; ++c) {
     const double rounding = values_mix ? (2 * n + transform_depth(values) + 4) * mixed : (2 * n + 4) * channel[c];
-    e.out_tolerance.push_back(2 * a * channel[c] + unit_roundoff * rounding + row_count * 1.2e-38);
+    e.out_tolerance.push_back(2 * a * channel[c] + 2 * r * (values_mix ? mixed : channel[c]) +
+                              unit_roundoff * rounding + row_count * 1.2e-38);
+  }
+  if (r > 0) {
+    // Where a transform mixes channels, products are spread over the stored row like those of random directions.
+    const double spread =
+        keys_mix ? 3 * largest / in.scale / std::sqrt(static_cast<double>(f.first.width)) : std::sqrt(largest_square);
+    e.norm_tolerance =
+        6 * r * (1 + in.scale * spread) * std::sqrt(squares) + 64 * unit_roundoff * (1 + largest) * mixed;
   }
   e.lse_tolerance = delta + a + n * unit_roundoff + 4 * unit_roundoff * (std::fabs(e.lse) + largest);
   return e;
@@ -198,6 +222,14 @@ inline verdict compare_attention(const expected_attention& e, const float* out, 
     compare(static_cast<double>(out[c]), e.out[c], e.out_tolerance[c], "out", static_cast<int>(c), v);
   }
   compare(static_cast<double>(lse), e.lse, e.lse_tolerance, "lse", 0, v);
+  if (e.norm_tolerance > 0) {
+    double distance = 0;
+    for (std::size_t c = 0; c < e.out.size(); ++c) {
+      const double error = static_cast<double>(out[c]) - e.out[c];
+      distance += std::isfinite(e.out[c]) ? error * error : 0;
+    }
+    compare(std::sqrt(distance), 0, e.norm_tolerance, "the output's error", 0, v);
+  }
   return v;
 }
 
@@ -233,12 +265,14 @@ inline std::vector<head_rows> gather_rows(any_cache& cache, int sequence, int la
 /// All heads of one query row of a layer, rows as gather decodes them at the query's own length. query: [query_heads]
 /// [query_width], out: [query_heads][output_width].
 inline verdict check_query(const cache_facts& f, const std::vector<head_rows>& rows, const float* query, int64 position,
-                           const kvc::attend_params& params, const float* out, const float* lse) {
+                           const kvc::attend_params& params, const float* out, const float* lse,
+                           double rounding_of_factors = 0) {
   verdict all;
   const int group = f.query_heads / f.stored_heads;
   for (int h = 0; h < f.query_heads; ++h) {
-    const expected_attention e = expect_attention(
-        f, rows[h / group], query + static_cast<std::ptrdiff_t>(h) * f.query_width, h, position, params);
+    const expected_attention e =
+        expect_attention(f, rows[h / group], query + static_cast<std::ptrdiff_t>(h) * f.query_width, h, position,
+                         params, rounding_of_factors);
     const verdict v = compare_attention(e, out + static_cast<std::ptrdiff_t>(h) * f.output_width, lse[h]);
     all.worst = std::max(all.worst, v.worst);
     if (!v.holds && all.holds) {

@@ -15,6 +15,13 @@
 
 namespace kvc::inline v0_1::quant {
 
+/// Kernels that decode a row in pieces take this many channels at a time. A codec may define, beside decode,
+///   template <int Width> KVC_HD static void decode_channels(const byte* row_codes, const byte* group_constants,
+///                                                           int channel, float* x)
+/// for channels [channel, channel + 16) of one row, `channel` a multiple of 16, zero beyond Width; the pointers are
+/// those of the row's codes and of its group's constants. Without it rows are decoded whole, by one thread each.
+inline constexpr int chunk_channels = 16;
+
 /// Where one scale applies: to channels of one token, or to tokens of one channel.
 enum grouping { per_token, per_channel };
 
@@ -63,6 +70,10 @@ concept has_encode = requires(const float* x, byte* codes, byte* constants) {
 template <class P, int Width>
 concept has_decode = requires(const byte* codes, const byte* constants, float* x) {
   P::template decode<Width>(codes, constants, 0, 1, x);
+};
+template <class P, int Width>
+concept has_decode_channels = requires(const byte* codes, const byte* constants, float* x) {
+  P::template decode_channels<Width>(codes, constants, 0, x);
 };
 template <class P, int Width>
 concept has_bound = requires(const float* x, float* out) {

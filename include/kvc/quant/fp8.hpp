@@ -61,6 +61,27 @@ struct fp8_e4m3 {
     }
   }
 
+  template <int Width>
+  KVC_HD static void decode_channels(const byte* row_codes, const byte* group_constants, int channel, float* x) {
+    byte c[chunk_channels] = {};
+    if (Width % chunk_channels == 0 || channel + chunk_channels <= Width) {
+      constexpr int align = Width % chunk_channels == 0 ? 16 : 1;
+      __builtin_memcpy(c, __builtin_assume_aligned(row_codes + channel, align), sizeof c);
+    } else {
+      for (int i = 0; channel + i < Width; ++i) c[i] = row_codes[channel + i];
+    }
+    float scale = 1;
+    for (int i = 0; i < chunk_channels; ++i) {
+      if constexpr (Group > 0) {
+        const int at = min_of(channel + i, Width - 1);
+        if (i == 0 || at % group_length<Width> == 0) {
+          scale = constants_of::load(group_constants + at / group_length<Width> * constants_of::bytes).scale;
+        }
+      }
+      x[i] = fp8_e4m3_value{c[i]}.value() * scale;
+    }
+  }
+
   /// 2^-4 of |x|, at least half of the smallest step, plus what saturation clips.
   template <int Width>
   static void bound(const float* x, int begin, int end, float* out) {

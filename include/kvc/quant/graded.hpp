@@ -64,6 +64,21 @@ struct graded {
     }
   }
 
+  /// Where every run begins and ends between chunks of 16 channels.
+  static constexpr bool in_chunks = ((Runs::channels % chunk_channels == 0) && ...);
+
+  template <int Width>
+  requires in_chunks KVC_HD static void decode_channels(const byte* row_codes, const byte* group_constants, int channel,
+                                                        float* x) {
+    int first = 0;
+    ((channel >= first && channel < first + Runs::channels
+          ? decode_run<Runs, Width>(row_codes, group_constants, channel - first, x)
+          : (void)0,
+      first += Runs::channels, row_codes += Runs::codec::template row_bytes<Runs::channels>,
+      group_constants += Runs::codec::template group_bytes<Runs::channels>),
+     ...);
+  }
+
   template <int Width>
   static void bound(const float* x, int begin, int end, float* out) {
     for (int t = 0; t < end - begin; ++t) {
@@ -71,6 +86,15 @@ struct graded {
       float* o = out + t * Width;
       ((Runs::codec::template bound<Runs::channels>(row, 0, 1, o), row += Runs::channels, o += Runs::channels), ...);
     }
+  }
+
+ private:
+  template <class Run, int Width>
+  KVC_HD static void decode_run(const byte* codes, const byte* constants, int channel, float* x) {
+    uint32 c[chunk_channels];
+    unpack_chunk<Run::bits, 2>(codes + channel * Run::bits / 8, c);
+    const grid_constants k = Run::codec::constants_of::load(constants);
+    for (int i = 0; i < chunk_channels; ++i) x[i] = Run::codec::levels::decode(static_cast<uint8>(c[i]), k);
   }
 };
 

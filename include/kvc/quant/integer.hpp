@@ -82,6 +82,48 @@ struct integer {
     }
   }
 
+  /// Channels [channel, channel + 16) of one row, zero beyond Width.
+  template <int Width>
+  KVC_HD static void decode_channels(const byte* row_codes, const byte* group_constants, int channel, float* x) {
+    if constexpr (Width % chunk_channels == 0) {
+      constexpr int align = common_alignment(2 * Bits, row_bytes<Width>, 16);
+      uint32 c[chunk_channels];
+      unpack_chunk<Bits, align>(row_codes + channel * Bits / 8, c);
+      if constexpr (Grouping == per_channel) {
+        constexpr int bytes = constants_of::bytes;
+        alignas(16) byte k[chunk_channels * bytes];
+        __builtin_memcpy(k, __builtin_assume_aligned(group_constants + channel * bytes, 16), sizeof k);
+        for (int i = 0; i < chunk_channels; ++i) {
+          x[i] = levels::decode(static_cast<uint8>(c[i]), constants_of::load(k + i * bytes));
+        }
+      } else if constexpr (group_length<Width> % chunk_channels == 0 || groups<Width> == 1) {
+        const int g = channel / group_length<Width>;
+        const grid_constants k = constants_of::load(group_constants + g * constants_of::bytes);
+        for (int i = 0; i < chunk_channels; ++i) x[i] = levels::decode(static_cast<uint8>(c[i]), k);
+      } else {
+        for (int i = 0; i < chunk_channels; ++i) {
+          const int g = (channel + i) / group_length<Width>;
+          x[i] =
+              levels::decode(static_cast<uint8>(c[i]), constants_of::load(group_constants + g * constants_of::bytes));
+        }
+      }
+    } else {
+      for (int i = 0; i < chunk_channels; ++i) {
+        const int at = channel + i;
+        if (at >= Width) {
+          x[i] = 0;
+          continue;
+        }
+        const int bit = at * Bits;
+        uint32 word = row_codes[bit / 8];
+        if (bit % 8 + Bits > 8) word |= static_cast<uint32>(row_codes[bit / 8 + 1]) << 8;
+        const uint8 code = static_cast<uint8>((word >> (bit % 8)) & ((1u << Bits) - 1u));
+        const int g = Grouping == per_token ? at / group_length<Width> : at;
+        x[i] = levels::decode(code, constants_of::load(group_constants + g * constants_of::bytes));
+      }
+    }
+  }
+
   template <int Width>
   static void bound(const float* x, int begin, int end, float* out) {
     const int tokens = end - begin;

@@ -38,6 +38,19 @@ struct none {
       x[i] = e.value();
     }
   }
+  template <int Width>
+  KVC_HD static void decode_channels(const byte* row_codes, const byte* /*constants*/, int channel, float* x) {
+    constexpr int align = Width % 8 == 0 ? 16 : element::bytes;
+    element e[chunk_channels] = {};
+    if (Width % chunk_channels == 0 || channel + chunk_channels <= Width) {
+      __builtin_memcpy(e, __builtin_assume_aligned(row_codes + channel * element::bytes, align), sizeof e);
+    } else {
+      for (int i = 0; channel + i < Width; ++i) {
+        __builtin_memcpy(&e[i], row_codes + (channel + i) * element::bytes, sizeof e[i]);
+      }
+    }
+    for (int i = 0; i < chunk_channels; ++i) x[i] = e[i].value();
+  }
   /// Half a unit in the last place: at most 2^-8 of |x| for bf16, 2^-11 for fp16; below their normal numbers 2^-134 and
   /// 2^-25. Infinite where bf16 rounds to infinity.
   template <int Width>

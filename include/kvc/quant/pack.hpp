@@ -43,4 +43,25 @@ KVC_HD void unpack(const byte* packed, uint8* codes) {
   }
 }
 
+/// Codes of 16 elements, from packed: [2 * Bits] bytes that are aligned to Align bytes (2 or more). codes: [16].
+template <int Bits, int Align>
+KVC_HD void unpack_chunk(const byte* packed, uint32* codes) {
+  constexpr int words = (Bits + 1) / 2;
+  constexpr uint32 mask = (1u << Bits) - 1u;
+  alignas(16) uint32 w[words + 1] = {};
+  __builtin_memcpy(w, __builtin_assume_aligned(packed, Align), 2 * Bits);
+  for (int i = 0; i < 16; ++i) {
+    const int at = i * Bits / 32;
+    const int shift = i * Bits % 32;
+    const uint32 low = w[at] >> shift;
+    codes[i] = (shift + Bits > 32 ? low | (w[at + 1] << (32 - shift)) : low) & mask;
+  }
+}
+
+/// The largest power of two, up to 16, that divides all three.
+KVC_HD constexpr int common_alignment(int a, int b, int c) {
+  const int bits = a | b | c | 16;
+  return bits & -bits;
+}
+
 }  // namespace kvc::inline v0_1::quant

@@ -59,6 +59,18 @@ struct stored_constants {
     }
   }
   KVC_HD static float get(const byte* at) {
+#if defined(__CUDA_ARCH__)
+    // Little-endian, and constants are aligned to their size wherever a page or a copy of it begins.
+    if constexpr (Type == scale_type::fp16) {
+      fp16 h;
+      __builtin_memcpy(&h, __builtin_assume_aligned(at, 2), 2);
+      return h.value();
+    } else {
+      float x;
+      __builtin_memcpy(&x, __builtin_assume_aligned(at, 2), 4);
+      return x;
+    }
+#else
     if constexpr (Type == scale_type::fp16) {
       return fp16{static_cast<uint16>(at[0] | (at[1] << 8))}.value();
     } else {
@@ -66,6 +78,7 @@ struct stored_constants {
       for (int i = 0; i < 4; ++i) bits |= static_cast<uint32>(at[i]) << (8 * i);
       return bits_float(bits);
     }
+#endif
   }
 };
 

@@ -62,6 +62,20 @@ struct tapered {
     }
   }
 
+  /// Where every run begins and ends between chunks of 16 channels.
+  static constexpr bool in_chunks = ((Runs::channels % chunk_channels == 0) && ...);
+
+  template <int Width>
+  requires in_chunks KVC_HD static void decode_channels(const byte* row_codes, const byte* group_constants, int channel,
+                                                        float* x) {
+    const grid_constants k = constants_of::load(group_constants);
+    int first = 0;
+    ((channel >= first && channel < first + Runs::channels ? decode_chunk<Runs>(row_codes, k, channel - first, x)
+                                                           : (void)0,
+      first += Runs::channels, row_codes += Runs::channels * Runs::bits / 8),
+     ...);
+  }
+
   /// Half a step, and what fp32 arithmetic and a saturated scale lose.
   template <int Width>
   static void bound(const float* x, int begin, int end, float* out) {
@@ -110,6 +124,13 @@ struct tapered {
     unpack<Run::bits, Run::channels>(codes, c);
     for (int i = 0; i < Run::channels; ++i)
       row[i] = integer_grid<Run::bits, midrise, scale_type::fp16>::decode(c[i], k);
+  }
+  template <class Run>
+  KVC_HD static void decode_chunk(const byte* codes, grid_constants k, int channel, float* x) {
+    uint32 c[chunk_channels];
+    unpack_chunk<Run::bits, 2>(codes + channel * Run::bits / 8, c);
+    for (int i = 0; i < chunk_channels; ++i)
+      x[i] = integer_grid<Run::bits, midrise, scale_type::fp16>::decode(static_cast<uint8>(c[i]), k);
   }
 };
 

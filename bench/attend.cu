@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// Decode attention on the GPU: each composition against the time of reading its bytes, in one run.
+//
+//   kvc_bench_attend [--filter TEXT] [--out FILE]     FILE gets one JSON object per line
+//
+// Pages hold random rows, encoded on the host and repeated over the pool. A launch is captured several times into a
+// graph that walks over enough memory to keep the level-2 cache cold; the figure is the median of its replays over the
+// launches of one.
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <kvc/cuda/attend.cuh>
+#include <kvc/kvc.hpp>
+#include <kvc/reference/attention.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace {
+
+using kvc::byte;
+using kvc::int32;
+using kvc::int64;
+
+void check(cudaError_t e, const char* what) {
+  if (e == cudaSuccess) return;
+  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(e));
+  std::exit(1);
+}
+
+template <class T>
+struct device_array {
+  explicit device_array(int64 count) {
+    check(cudaMalloc(&data, static_cast<std::size_t>(std::max<int64>(count, 1)) * sizeof(T)), "cudaMalloc");
+  }
+  explicit device_array(const std::vector<T>& host) : device_array(static_cast<int64>(host.size())) {
+    check(cudaMemcpy(data, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+  device_array(const device_array&) = delete;
+  ~device_array() { cudaFree(data); }
+  T* data = nullptr;
+};
+
+/// Median over 15 replays of a graph of `launches` calls, in microseconds per call.
+double time_graph(int launches, const std::function<void(int, cudaStream_t)>& call) {
+  cudaStream_t stream;
+  check(cudaStreamCreate(&stream), "stream");
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
+  for (int i = 0; i < launches; ++i) call(i, stream);
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "event");
+  check(cudaEventCreate(&end), "event");
+  std::vector<float> times;
+  for (int r = 0; r < 17; ++r) {
+    check(cudaEventRecord(begin, stream), "record");
+    check(cudaGraphLaunch(exec, stream), "replay");
+    check(cudaEventRecord(end, stream), "record");
+    check(cudaStreamSynchronize(stream), "replay");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin, end), "time");
+    if (r >= 2) times.push_back(ms);
+  }
+  std::sort(times.begin(), times.end());
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  return 1000.0 * static_cast<double>(times[times.size() / 2]) / launches;
+}
+
+__global__ void read_kernel(const uint4* data, int64 count, uint4* out) {
+  uint4 sum = make_uint4(0, 0, 0, 0);
+  const int64 stride = static_cast<int64>(gridDim.x) * blockDim.x;
+  int64 i = static_cast<int64>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (; i + 3 * stride < count; i += 4 * stride) {
+    uint4 v[4];
+    for (int k = 0; k < 4; ++k) v[k] = __ldcs(data + i + k * stride);
+    for (int k = 0; k < 4; ++k) sum.x ^= v[k].x ^ v[k].y, sum.y ^= v[k].z ^ v[k].w;
+  }
+  if (sum.x == 0x12345u && sum.y == 0x54321u) *out = sum;
+}
+
+double read_ceiling() {
+  const int64 bytes = int64{2} << 30;
+  device_array<uint4> data(bytes / 16), out(1);
+  check(cudaMemset(data.data, 0x5a, static_cast<std::size_t>(bytes)), "memset");
+  const double us =
+      time_graph(4, [&](int, cudaStream_t s) { read_kernel<<<528, 512, 0, s>>>(data.data, bytes / 16, out.data); });
+  return static_cast<double>(bytes) / us * 1e-3;
+}
+
+struct options {
+  std::string filter;
+  std::FILE* out = nullptr;
+};
+double ceiling = 0;
+
+/// Decode of `rows` new rows per sequence: B sequences of L rows, the new ones included.
+template <class Spec>
+void bench(const options& o, const char* id, const char* what, int sequences, int64 length, int rows = 1) {
+  if (!o.filter.empty() && std::string(id).find(o.filter) == std::string::npos) return;
+  constexpr int page = Spec::tokens_per_page;
+  const kvc::extents<Spec> model;
+  const int heads = model.stored_heads();
+  const int64 per_sequence = (length + page - 1) / page;
+  const int64 blocks = per_sequence * sequences;
+  const int64 page_bytes = Spec::page_bytes(heads);
+
+  // A host cache of a few pages gives the patterns.
+  const int64 patterns = 8;
+  kvc::host::cache<Spec> host(
+      {.capacity = (patterns + 2) * page, .max_sequences = 1, .max_step_rows = patterns * page});
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  const int64 pattern_rows = patterns * page;
+  std::vector<float> k(
+      static_cast<std::size_t>(pattern_rows * (Spec::is_latent ? 1 : model.kv_heads) * Spec::key_width));
+  std::vector<float> v(static_cast<std::size_t>(pattern_rows * model.kv_heads * Spec::shape_type::head_dim));
+  for (float& x : k) x = normal(random);
+  for (float& x : v) x = normal(random);
+  const int sequence = host.add_sequence();
+  host.reserve(sequence, pattern_rows);
+  for (int layer = 0; layer < model.layers; ++layer) {
+    if (!model.writes(layer)) continue;
+    if constexpr (Spec::is_latent) {
+      host.append(layer, k.data());
+    } else {
+      host.append(layer, k.data(), v.data());
+    }
+  }
+  host.commit();
+  // Pages whose rows are all sealed.
+  const int64 sealed =
+      std::min(Spec::first_stream::seal_boundary(pattern_rows), Spec::second_stream::seal_boundary(pattern_rows));
+  const int64 whole = std::max<int64>(1, sealed / page);
+  const kvc::cache_view<Spec> source = host.view();
+  host.reserve(sequence, 0);
+  std::vector<const byte*> from;
+  for (int64 p = 0; p < whole; ++p) from.push_back(source.page(0, host.step().block(0, p)));
+  host.abandon();
+
+  // Enough copies of the pool to keep the cache cold.
+  const int64 pool_bytes = blocks * page_bytes;
+  const int copies = static_cast<int>(std::clamp<int64>((int64{280} << 20) / pool_bytes + 1, 1, 64));
+  device_array<byte> pages(pool_bytes * copies), pattern(whole * page_bytes);
+  for (int64 p = 0; p < whole; ++p) {
+    check(cudaMemcpy(pattern.data + p * page_bytes, from[static_cast<std::size_t>(p)],
+                     static_cast<std::size_t>(page_bytes), cudaMemcpyHostToDevice),
+          "memcpy");
+  }
+  for (int64 b = 0; b < blocks * copies; b += whole) {
+    const int64 n = std::min(whole, blocks * copies - b);
+    check(cudaMemcpyAsync(pages.data + b * page_bytes, pattern.data, static_cast<std::size_t>(n * page_bytes),
+                          cudaMemcpyDeviceToDevice),
+          "memcpy");
+  }
+  device_array<byte> tails(std::max<int64>(16, kvc::tail_pool_bytes<Spec>(model, sequences)));
+  device_array<byte> staging(std::max<int64>(16, kvc::staging_bytes<Spec>(model, sequences * rows)));
+  check(cudaMemset(tails.data, 0x3c,
+                   static_cast<std::size_t>(std::max<int64>(16, kvc::tail_pool_bytes<Spec>(model, sequences)))),
+        "memset");
+  check(cudaMemset(staging.data, 0x3c,
+                   static_cast<std::size_t>(std::max<int64>(16, kvc::staging_bytes<Spec>(model, sequences * rows)))),
+        "memset");
+
+  std::vector<int64> lengths(static_cast<std::size_t>(sequences), length - rows), indptr;
+  for (int i = 0; i <= sequences; ++i) indptr.push_back(int64{i} * rows);
+  std::vector<int32> table(static_cast<std::size_t>(blocks));
+  for (int64 b = 0; b < blocks; ++b) table[static_cast<std::size_t>(b)] = static_cast<int32>(b);
+  std::shuffle(table.begin(), table.end(), random);
+  device_array<int64> d_lengths(lengths), d_indptr(indptr);
+  device_array<int32> d_table(table);
+  const int64 queries = int64{sequences} * rows * model.query_heads;
+  std::vector<kvc::bf16> q(static_cast<std::size_t>(queries * Spec::query_width));
+  for (kvc::bf16& x : q) x = kvc::bf16::from(normal(random));
+  device_array<kvc::bf16> d_q(q);
+  device_array<float> out(queries * Spec::output_width), lse(queries);
+  const kvc::calibration<Spec> constants(model);
+  const kvc::calibration_view<Spec> host_constants = constants.view();
+  const int64 floats = host_constants.head_floats * model.slots() * heads;
+  std::vector<float> f(host_constants.data, host_constants.data + floats);
+  device_array<float> d_constants(f);
+  std::vector<float> angles;
+  kvc::attend_params params;
+  params.scale = 0.05f;
+  if constexpr (Spec::first_stream::is_deferred) {
+    constexpr int pairs = Spec::rotary_policy::template pair_count<Spec::shape_type::head_dim>;
+    for (int64 t = 0; t < length * pairs; ++t) angles.push_back(0.6f), angles.push_back(0.8f);
+    params.rotary = {nullptr, length, pairs};
+  }
+  device_array<float> d_angles(angles);
+  if (!angles.empty()) params.rotary.cos_sin = d_angles.data;
+
+  const kvc::step_view step{sequences, nullptr, d_lengths.data, d_indptr.data, d_table.data, per_sequence};
+  const kvc::cuda::step_bounds bounds{sequences, int64{sequences} * rows, rows, length};
+  const int64 workspace_bytes = kvc::cuda::attend_workspace_bytes<Spec>(model, bounds);
+  device_array<float> workspace(workspace_bytes / 4);
+  const auto view_of = [&](int copy) {
+    kvc::cache_view<Spec> view{
+        model,         pages.data + copy * pool_bytes, blocks,    page_bytes,   pool_bytes,
+        tails.data,    Spec::tail_bytes(model),        sequences, staging.data, int64{sequences} * rows,
+        host_constants};
+    view.calibration.data = floats > 0 ? d_constants.data : nullptr;
+    return view;
+  };
+  const int launches = std::max(copies, 4);
+  const double us = time_graph(launches, [&](int i, cudaStream_t stream) {
+    const kvc::status s = kvc::cuda::attend<Spec, kvc::bf16>(
+        view_of(i % copies), step, bounds, 0,
+        kvc::contiguous_rows<const kvc::bf16>(d_q.data, model.query_heads, Spec::query_width),
+        kvc::contiguous_rows(out.data, model.query_heads, Spec::output_width), lse.data, params, workspace.data,
+        workspace_bytes, stream);
+    if (s != kvc::status::ok) {
+      std::fprintf(stderr, "%s: %s\n", id, kvc::to_string(s));
+      std::exit(1);
+    }
+  });
+  check(cudaDeviceSynchronize(), id);
+  std::vector<float> result(64);
+  check(cudaMemcpy(result.data(), out.data, 256, cudaMemcpyDeviceToHost), "memcpy");
+  bool finite = true;
+  for (const float x : result) finite &= std::isfinite(x);
+  int64 read = length;
+  if (Spec::tokens_policy::window > 0)
+    read = std::min<int64>(length, Spec::tokens_policy::window + Spec::tokens_policy::sinks);
+  const double bytes =
+      static_cast<double>(sequences) * static_cast<double>(read) * static_cast<double>(page_bytes) / page;
+  const double gb = bytes / us * 1e-3;
+  std::printf("%-34s %9.1f us  %7.0f GB/s  %5.1f %% of reading  %5.0f B/row  %s\n", id, us, gb, 100 * gb / ceiling,
+              static_cast<double>(page_bytes) / page, finite ? "" : "NOT FINITE");
+  std::fflush(stdout);
+  if (o.out != nullptr) {
+    std::fprintf(
+        o.out,
+        "{\"id\": \"%s\", \"what\": \"%s\", \"us\": %.2f, \"gb_per_s\": %.1f, \"share_of_read_ceiling\": %.4f, "
+        "\"row_bytes\": %.1f, \"finite\": %s}\n",
+        id, what, us, gb, gb / ceiling, static_cast<double>(page_bytes) / page, finite ? "true" : "false");
+  }
+}
+
+template <int D>
+struct caches {
+  using model = kvc::shape<1, 32, 8, D>;
+  template <int Bits, int Group, kvc::quant::grid Grid = kvc::quant::affine>
+  using integer = kvc::quant::integer<Bits, Group, Grid>;
+  template <int Bits>
+  using channels = kvc::quant::integer<Bits, 32, kvc::quant::affine, kvc::quant::per_channel>;
+  template <class C>
+  using ends = kvc::quant::exact_ends<4, 8, C>;
+
+  using bf16 = kvc::compose<model>;
+  using fp32 = kvc::compose<model, kvc::quant::none<float>>;
+  using fp8 = kvc::compose<model, kvc::quant::fp8_e4m3<>>;
+  using int8 = kvc::compose<model, integer<8, 64, kvc::quant::symmetric>>;
+  using int4 = kvc::compose<model, integer<4, 128>>;
+  using int4_32 = kvc::compose<model, integer<4, 32>>;
+  using int3 = kvc::compose<model, integer<3, 128>>;
+  using int2 = kvc::compose<model, integer<2, 128>>;
+  using rotated = kvc::compose<model, kvc::quant::rotated<integer<4, 64, kvc::quant::midrise>>>;
+  using centred =
+      kvc::compose<model, ends<kvc::quant::centred<kvc::quant::rotated<integer<4, 64, kvc::quant::midrise>>>>>;
+  using k8v4 = kvc::compose<model, kvc::quant::split<integer<8, 64, kvc::quant::symmetric>, integer<4, 32>>>;
+  using channel4 = kvc::compose<model, kvc::quant::split<channels<4>, integer<4, 32>>>;
+  using channel2 = kvc::compose<model, kvc::quant::split<channels<2>, integer<2, 32>>>;
+  using low_rank = kvc::compose<model, kvc::dims::low_rank<96>>;
+  using window = kvc::compose<model, kvc::tokens::sinks_and_window<4, 512>>;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  options o;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::strcmp(argv[i], "--filter") == 0) o.filter = argv[i + 1];
+    if (std::strcmp(argv[i], "--out") == 0) o.out = std::fopen(argv[i + 1], "w");
+  }
+  ceiling = read_ceiling();
+  std::printf("read ceiling %.0f GB/s\n", ceiling);
+  if (o.out != nullptr) std::fprintf(o.out, "{\"id\": \"read\", \"gb_per_s\": %.1f}\n", ceiling);
+  using c = caches<128>;
+  using flagship = kvc::clla_cache<kvc::shape<2, 16, 16, 128>>;
+  using flagship32 = kvc::clla_cache<kvc::shape<2, 32, 32, 128>>;
+  bench<flagship>(o, "clla-int4-h16-b128-l4096", "CLLA int4, 308-byte rows, 16 heads", 128, 4096);
+  bench<c::int4>(o, "gqa-int4-b16-l32768", "int4 K and V, 32/8 heads, d 128", 16, 32768);
+#ifndef KVC_BENCH_FEW
+  bench<flagship32>(o, "clla-int4-h32-b128-l4096", "CLLA int4, 308-byte rows, 32 heads", 128, 4096);
+  bench<flagship>(o, "clla-int4-h16-b1-l65536", "CLLA int4, one long request", 1, 65536);
+  bench<c::bf16>(o, "bf16-b64-l8192", "bf16", 64, 8192);
+  bench<c::fp32>(o, "fp32-b64-l8192", "fp32", 64, 8192);
+  bench<c::fp8>(o, "fp8-b64-l8192", "E4M3 without a scale", 64, 8192);
+  bench<c::int8>(o, "int8-b64-l8192", "8 bit symmetric, groups of 64", 64, 8192);
+  bench<c::k8v4>(o, "k8-v4-b64-l8192", "8-bit keys, 4-bit values", 64, 8192);
+  bench<c::int4>(o, "int4-128-b64-l8192", "4 bit, groups of 128", 64, 8192);
+  bench<c::int4_32>(o, "int4-b64-l8192", "4 bit, groups of 32", 64, 8192);
+  bench<c::rotated>(o, "int4-rotated-b64-l8192", "4 bit rotated", 64, 8192);
+  bench<c::centred>(o, "int4-centred-rotated-b64-l8192", "4 bit centred, rotated, ends exact", 64, 8192);
+  bench<c::int3>(o, "int3-b64-l8192", "3 bit, groups of 128", 64, 8192);
+  bench<c::int2>(o, "int2-b64-l8192", "2 bit, groups of 128", 64, 8192);
+  bench<c::channel4>(o, "channel4-b64-l8192", "keys per channel, 4 bit", 64, 8192);
+  bench<c::channel2>(o, "channel2-b64-l8192", "keys per channel, 2 bit", 64, 8192);
+  bench<c::low_rank>(o, "low-rank-b64-l8192", "96 of 128 dimensions, bf16", 64, 8192);
+  bench<c::window>(o, "sinks-window-b64-l8192", "first 4 and newest 512 tokens", 64, 8192);
+#endif
+  if (o.out != nullptr) std::fclose(o.out);
+  return 0;
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/cache/rows.hpp"
+#include "kvc/cuda/bounds.hpp"
+
+// How an attend is cut into thread blocks, and how much memory that takes: pure functions of the shapes.
+
+namespace kvc::inline v0_1::cuda {
+
+/// The numbers of a device that plans depend on. Fill it once (cuda::current_device).
+struct device_limits {
+  int multiprocessors = 132;
+  int shared_bytes = 232448;  ///< per multiprocessor, what blocks can use
+};
+
+namespace detail {
+
+/// Compile-time sizes of an attend over a composition.
+template <class Spec>
+struct attend_shape {
+  using first = typename Spec::first_stream;
+  using second = typename Spec::second_stream;
+  static constexpr bool is_latent = Spec::is_latent;
+  static constexpr int first_pitch = round_up(first::score_width, 16);
+  static constexpr int second_pitch = round_up(second::width, 16);
+  static constexpr int score_pitch = first_pitch + (is_latent ? second_pitch : 0);
+  static constexpr int value_pitch = is_latent ? first_pitch : second_pitch;
+  static constexpr int tile_pitch = is_latent ? score_pitch : max_of(first_pitch, second_pitch);
+
+  /// Products of fp32 rows are made of two bf16 each; all others lose less to bf16 than to their codec.
+  static constexpr bool is_fp32 =
+      __is_same(typename first::codec, quant::none<float>) || __is_same(typename second::codec, quant::none<float>);
+  static constexpr int limbs = is_fp32 ? 2 : 1;
+  static constexpr int tile_rows = tile_pitch * limbs > 256 ? 32 : 64;
+
+  /// Queries (query rows x heads that share a stored row) of a thread block; the sizes that are compiled.
+  static constexpr int few = is_latent ? 16 : 8;
+  static constexpr int many = value_pitch * limbs > 256 ? 32 : 64;
+  static constexpr int block_queries(int64 queries) { return queries <= few ? few : many; }
+
+  /// Floats of one partial result: o, then m and l.
+  static constexpr int partial_floats = value_pitch + 2;
+};
+
+struct attend_plan {
+  int queries = 0;       ///< of a thread block
+  int query_blocks = 0;  ///< per sequence and stored head
+  int splits = 0;        ///< of a sequence's rows
+};
+
+/// Splits fill the device when sequences, heads and query blocks do not.
+template <class Spec>
+constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds& bounds, const device_limits& device) {
+  using shape = attend_shape<Spec>;
+  attend_plan plan;
+  const int64 queries = bounds.max_rows * model.group();
+  plan.queries = shape::block_queries(queries);
+  plan.query_blocks = static_cast<int>(ceil_div<int64>(max_of<int64>(queries, 1), plan.queries));
+  const int64 blocks = static_cast<int64>(bounds.sequences) * model.stored_heads() * plan.query_blocks;
+  const int64 tiles = ceil_div<int64>(bounds.max_length, shape::tile_rows);
+  const int64 wanted = max_of<int64>(1, 4 * device.multiprocessors / max_of<int64>(blocks, 1));
+  plan.splits =
+      static_cast<int>(max_of<int64>(1, min_of<int64>(min_of<int64>(wanted, ceil_div<int64>(tiles, 4)), 256)));
+  return plan;
+}
+
+}  // namespace detail
+
+/// Bytes of workspace that attend needs within these bounds. A pure function.
+template <class Spec>
+constexpr int64 attend_workspace_bytes(const extents<Spec>& model, const step_bounds& bounds,
+                                       const device_limits& device = {}) {
+  const detail::attend_plan plan = detail::plan_attend<Spec>(model, bounds, device);
+  return bounds.total_rows * model.query_heads * plan.splits * detail::attend_shape<Spec>::partial_floats *
+         static_cast<int64>(sizeof(float));
+}
+
+}  // namespace kvc::inline v0_1::cuda

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/config.hpp"
+
+namespace kvc::inline v0_1::cuda {
+
+/// What the host knows of a step whose lengths and tables only the device reads: upper bounds. A graph that was
+/// captured with them replays with any smaller lengths.
+struct step_bounds {
+  int sequences = 0;
+  int64 total_rows = 0;  ///< new rows of all sequences
+  int64 max_rows = 0;    ///< new rows of one sequence
+  int64 max_length = 0;  ///< rows of one sequence, the new ones included
+};
+
+}  // namespace kvc::inline v0_1::cuda

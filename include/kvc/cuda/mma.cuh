@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/math.hpp"
+
+// The instructions of sm_80 that the kernels are made of: asynchronous copies, 8x8 matrix loads, bf16 products.
+
+namespace kvc::inline v0_1::cuda::detail {
+
+__device__ inline uint32 shared_address(const void* p) {
+  return static_cast<uint32>(__cvta_generic_to_shared(p));
+}
+
+/// Bytes (4, 8 or 16) from global to shared memory; wait_copies orders them.
+template <int Bytes>
+__device__ inline void copy_async(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(shared)), "l"(global), "n"(Bytes));
+}
+template <>
+__device__ inline void copy_async<16>(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global));
+}
+__device__ inline void commit_copies() {
+  asm volatile("cp.async.commit_group;");
+}
+/// Waits until all but the newest Pending groups of this thread are there.
+template <int Pending>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+/// Of each, the thread gets elements (lane / 4, 2 * (lane % 4)) and the next; transposed, their mirror images.
+__device__ inline void load_matrices(uint32 (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ inline void load_matrices_transposed(uint32 (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+/// c[16][8] += a[16][16] b[16][8]
+__device__ inline void multiply_add(float (&c)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// Two fp32 as bf16, rounded to nearest even, the first in the low half.
+__device__ inline uint32 pack_bf16(float low, float high) {
+  uint32 packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+__device__ inline float low_bf16(uint32 packed) {
+  return bits_float(packed << 16);
+}
+__device__ inline float high_bf16(uint32 packed) {
+  return bits_float(packed & 0xffff0000u);
+}
+/// What rounding to bf16 left of two values, as bf16; zero where the value is not finite.
+__device__ inline uint32 pack_rest(float low, float high, uint32 packed) {
+  const float a = is_finite(low) ? low - low_bf16(packed) : 0.0f;
+  const float b = is_finite(high) ? high - high_bf16(packed) : 0.0f;
+  return pack_bf16(a, b);
+}
+
+/// 2^x; the hardware's approximation, relative error below 2^-22.
+__device__ inline float exp2_of(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace kvc::inline v0_1::cuda::detail

@@ -118,6 +118,10 @@ TEST_CASE("what is beyond the range, infinite or NaN") {
     CHECK(std::isnan(kvc::bf16::from(quiet).value()));
     CHECK(std::isnan(kvc::fp16::from(quiet).value()));
     CHECK(std::isnan(kvc::fp8_e4m3_value::from(quiet).value()));
+    // One NaN, whatever arithmetic left of sign and payload.
+    CHECK(kvc::bf16::from(quiet).bits == 0x7fc0u);
+    CHECK(kvc::fp16::from(quiet).bits == 0x7e00u);
+    CHECK(kvc::fp8_e4m3_value::from(quiet).bits == 0x7fu);
   }
   CHECK(kvc::fp8_e4m3_value::from(464.0f).bits == 0x7e);
   CHECK(kvc::fp8_e4m3_value::from(1e30f).bits == 0x7e);

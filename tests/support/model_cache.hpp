@@ -413,11 +413,11 @@ class typed_cache : public any_cache {
     constexpr int head_width = stream::model_width;
     constexpr int width = stream::width;
     const stream_facts& f = First ? facts_.first : facts_.second;
-    const int slot = this->slot(layer);
+    const int at_slot = slot(layer);
     const int row_width = facts_.is_latent ? Spec::key_width : head_width;
     const int64 length = static_cast<int64>(rows.size()) / (facts_.key_heads() * row_width);
-    const std::vector<double> model = model_row<First>(slot, head, index, rows);
-    const std::span<const float> c = constants(slot, First, head);
+    const std::vector<double> model = model_row<First>(at_slot, head, index, rows);
+    const std::span<const float> c = constants(at_slot, First, head);
 
     // What the dims policy keeps of the row, in double.
     expected_row e;
@@ -440,7 +440,7 @@ class typed_cache : public any_cache {
     // What the codec states for the group of the row. The library's transform gives the codec's input; its rounding is
     // part of the slack.
     const auto stored_row = [&](int64 t, float* out) {
-      const std::vector<double> exact = model_row<First>(slot, head, t, rows);
+      const std::vector<double> exact = model_row<First>(at_slot, head, t, rows);
       std::vector<float> row(exact.begin(), exact.end());
       kvc::transform<stream>::store(row.data(), out, c.data());
       if (f.rounds) {

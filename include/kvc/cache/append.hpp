@@ -8,22 +8,85 @@ namespace kvc::inline v0_1 {
 namespace detail {
 
 /// One model row of a stored head as fp32: the KV head itself, or the weighted sum of those that are merged into it.
-template <int Width, class T>
+template <int Width, class T, class Team = serial_team>
 KVC_HD void load_model_row(const rows_view<const T>& rows, int64 row, int head, int merged, const float* weights,
-                           float* x) {
+                           float* x, Team team = {}) {
   const T* source = rows.at(row, head * merged);
   if (merged == 1) {
-    for (int i = 0; i < Width; ++i) x[i] = to_float(source[i]);
+    for (int i = team.rank(); i < Width; i += team.size()) x[i] = to_float(source[i]);
     return;
   }
-  for (int i = 0; i < Width; ++i) x[i] = 0;
+  for (int i = team.rank(); i < Width; i += team.size()) x[i] = 0;
   for (int m = 0; m < merged; ++m) {
     source = rows.at(row, head * merged + m);
-    for (int i = 0; i < Width; ++i) x[i] += weights[m] * to_float(source[i]);
+    for (int i = team.rank(); i < Width; i += team.size()) x[i] += weights[m] * to_float(source[i]);
   }
 }
 
+/// What a stored head's rows are transformed with; null without a calibration.
+struct head_constants {
+  const float* transform = nullptr;
+  const float* merge_weights = nullptr;
+};
+template <bool First, class Spec>
+KVC_HD head_constants constants_of(const cache_view<Spec>& view, int slot, int head) {
+  head_constants c;
+  if (view.calibration.data != nullptr) {
+    c.transform = First ? view.calibration.first(slot, head) : view.calibration.second(slot, head);
+    c.merge_weights = First ? view.calibration.key_weights(slot, head)
+                            : view.calibration.value_weights(slot, head, view.model.merged());
+  }
+  return c;
+}
+
 }  // namespace detail
+
+/// Rounds a stored row to the tail's type where the stream has exact rows, so that the path does not matter: x [width].
+template <class Stream, class Team = serial_team>
+KVC_HD void round_stored(float* x, Team team = {}) {
+  if constexpr (Stream::exact_rows > 0) {
+    for (int i = team.rank(); i < Stream::width; i += team.size()) x[i] = bf16::from(x[i]).value();
+    team.sync();
+  }
+}
+
+/// Puts the new row t of a step, stored: [width] and rounded, where it belongs at once: exact first rows, staging, or
+/// its page. Sealing follows when the step's rows are all there.
+template <class Spec, bool First, class Team = serial_team>
+KVC_HD void place_row(const stream_rows<Spec, First>& at, const float* stored, int64 t, Team team = {}) {
+  using stream_type = stream_of<Spec, First>;
+  using rows_type = stream_rows<Spec, First>;
+  if (t < stream_type::first_rows) {
+    rows_type::write_exact(stored, at.first + t * stream_type::exact_row_bytes, team);
+  }
+  if constexpr (stream_type::has_ring) {
+    rows_type::write_exact(stored, at.staged + (t - at.committed) * stream_type::exact_row_bytes, team);
+  } else {
+    if (t >= stream_type::first_rows) at.encode(stored, t, 1, team);
+  }
+}
+
+/// Seals the group of tokens that begins at row g; its rows are all there. group: [tokens_per_group][width] of scratch.
+template <class Spec, bool First, class Team = serial_team>
+KVC_HD void seal_group(const stream_rows<Spec, First>& at, int64 g, float* group, Team team = {}) {
+  using stream_type = stream_of<Spec, First>;
+  const int64 begin = max_of<int64>(g, stream_type::first_rows);
+  const int count = static_cast<int>(g + stream_type::tokens_per_group - begin);
+  if (count <= 0) return;
+  if constexpr (Team::size() == 1) {
+    for (int i = 0; i < count; ++i) {
+      stream_rows<Spec, First>::read_exact(at.exact_row(begin + i), group + i * stream_type::width);
+    }
+  } else {
+    constexpr int fours = stream_type::width / 4;
+    for (int e = team.rank(); e < count * fours; e += Team::size()) {
+      stream_rows<Spec, First>::read_four(at.exact_row(begin + e / fours), e % fours * 4,
+                                          group + e / fours * stream_type::width);
+    }
+    team.sync();
+  }
+  at.encode(group, begin, count, team);
+}
 
 /// Appends the step's rows of one stream, sequence, slot and stored head that lie in page `page`: transforms them,
 /// keeps the exact ones, and seals every group of the page that the step completes. `rows` starts at the sequence's
@@ -31,58 +94,29 @@ KVC_HD void load_model_row(const rows_view<const T>& rows, int64 row, int head, 
 template <class Spec, bool First, class T>
 KVC_HD void append_page(const stream_rows<Spec, First>& at, const rows_view<const T>& rows, int64 page) {
   using stream_type = stream_of<Spec, First>;
-  using rows_type = stream_rows<Spec, First>;
-  constexpr int width = stream_type::width;
-  constexpr int per_group = stream_type::tokens_per_group;
-  constexpr bool rounds = stream_type::exact_rows > 0;  // to the tail's type, so that the path does not matter
-
-  const cache_view<Spec>& view = *at.view;
-  const int merged = view.model.merged();
-  const float* constants = nullptr;
-  const float* weights = nullptr;
-  if (view.calibration.data != nullptr) {
-    constants = First ? view.calibration.first(at.slot, at.head) : view.calibration.second(at.slot, at.head);
-    weights = First ? view.calibration.key_weights(at.slot, at.head)
-                    : view.calibration.value_weights(at.slot, at.head, merged);
-  }
-
+  const int merged = at.view->model.merged();
+  const detail::head_constants constants = detail::constants_of<First>(*at.view, at.slot, at.head);
   const int64 length = at.committed + at.step->rows(at.index);
   const int64 page_begin = page * Spec::tokens_per_page;
   const int64 page_end = page_begin + Spec::tokens_per_page;
-  const int64 new_begin = max_of(page_begin, at.committed);
-  const int64 new_end = min_of(page_end, length);
 
   // 1. New rows: transform, and either keep exactly or encode at once.
   float model_row[stream_type::model_width];
-  float stored[width];
-  for (int64 t = new_begin; t < new_end; ++t) {
-    detail::load_model_row<stream_type::model_width>(rows, t - at.committed, at.head, merged, weights, model_row);
-    transform<stream_type>::store(model_row, stored, constants);
-    if constexpr (rounds) {
-      for (int i = 0; i < width; ++i) stored[i] = bf16::from(stored[i]).value();
-    }
-    if (t < stream_type::first_rows) {
-      rows_type::write_exact(stored, at.first + t * stream_type::exact_row_bytes);
-    }
-    if constexpr (stream_type::has_ring) {
-      rows_type::write_exact(stored, at.staged + (t - at.committed) * stream_type::exact_row_bytes);
-    } else {
-      if (t >= stream_type::first_rows) at.encode(stored, t, 1);
-    }
+  float stored[stream_type::width];
+  for (int64 t = max_of(page_begin, at.committed); t < min_of(page_end, length); ++t) {
+    detail::load_model_row<stream_type::model_width>(rows, t - at.committed, at.head, merged, constants.merge_weights,
+                                                     model_row);
+    transform<stream_type>::store(model_row, stored, constants.transform);
+    round_stored<stream_type>(stored);
+    place_row(at, stored, t);
   }
 
   // 2. Groups that are complete and old enough now: seal.
   if constexpr (stream_type::has_ring) {
     const int64 seal_begin = max_of(page_begin, stream_type::seal_boundary(at.committed));
     const int64 seal_end = min_of(page_end, stream_type::seal_boundary(length));
-    float group[per_group * width];
-    for (int64 g = seal_begin; g < seal_end; g += per_group) {
-      const int64 begin = max_of<int64>(g, stream_type::first_rows);
-      const int count = static_cast<int>(g + per_group - begin);
-      if (count <= 0) continue;
-      for (int i = 0; i < count; ++i) rows_type::read_exact(at.exact_row(begin + i), group + i * width);
-      at.encode(group, begin, count);
-    }
+    float group[stream_type::tokens_per_group * stream_type::width];
+    for (int64 g = seal_begin; g < seal_end; g += stream_type::tokens_per_group) seal_group(at, g, group);
   }
 }
 

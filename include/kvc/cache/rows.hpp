@@ -80,31 +80,63 @@ struct stream_rows {
     return nullptr;
   }
 
-  KVC_HD static void write_exact(const float* x, byte* row) {
-    for (int i = 0; i < width; ++i) {
-      const bf16 b = bf16::from(x[i]);
-      row[2 * i] = static_cast<byte>(b.bits);
-      row[2 * i + 1] = static_cast<byte>(b.bits >> 8);
+  template <class Team = serial_team>
+  KVC_HD static void write_exact(const float* x, byte* row, Team team = {}) {
+    if constexpr (Team::size() == 1) {
+      for (int i = 0; i < width; ++i) {
+        const bf16 b = bf16::from(x[i]);
+        row[2 * i] = static_cast<byte>(b.bits);
+        row[2 * i + 1] = static_cast<byte>(b.bits >> 8);
+      }
+    } else {  // four channels at a time: exact rows are aligned to 16 bytes
+      for (int i = team.rank() * 4; i < width; i += team.size() * 4) {
+        uint64 word = 0;
+        for (int c = 0; c < 4; ++c) word |= static_cast<uint64>(bf16::from(x[i + c]).bits) << (16 * c);
+        *reinterpret_cast<uint64*>(row + 2 * i) = word;
+      }
+      team.sync();
     }
   }
-  KVC_HD static void read_exact(const byte* row, float* x) {
-    for (int i = 0; i < width; ++i) {
-      bf16 b;
-      __builtin_memcpy(&b, row + 2 * i, 2);
-      x[i] = b.value();
+  template <class Team = serial_team>
+  KVC_HD static void read_exact(const byte* row, float* x, Team team = {}) {
+    if constexpr (Team::size() == 1) {
+      for (int i = 0; i < width; ++i) {
+        bf16 b;
+        __builtin_memcpy(&b, row + 2 * i, 2);
+        x[i] = b.value();
+      }
+    } else {
+      for (int i = team.rank() * 4; i < width; i += team.size() * 4) read_four(row, i, x);
+      team.sync();
     }
+  }
+  /// Channels [i, i + 4).
+  KVC_HD static void read_four(const byte* row, int i, float* x) {
+    const uint64 word = *reinterpret_cast<const uint64*>(row + 2 * i);
+    for (int c = 0; c < 4; ++c) x[i + c] = bf16{static_cast<uint16>(word >> (16 * c))}.value();
   }
 
   /// Encodes rows [t, t + count) of one group of tokens, x: [count][width].
-  KVC_HD void encode(const float* x, int64 t, int count) const {
-    byte* s = segment_of(t);
-    const int in_page = static_cast<int>(t % per_page);
+  template <class Team = serial_team>
+  KVC_HD void encode(const float* x, int64 t, int count, Team team = {}) const {
+    encode_in(segment_of(t), static_cast<int>(t % per_page), x, count, team);
+  }
+  /// The same from the row `in_page` of a segment on.
+  template <class Team>
+  KVC_HD static void encode_in(byte* s, int in_page, const float* x, int count, Team team) {
     const int group = in_page / per_group;
     const int begin = in_page - group * per_group;
-    codec::template encode<width>(x, begin, begin + count,
-                                  s + static_cast<int64>(group) * per_group * stream_type::row_bytes,
-                                  s + stream_type::codes_bytes + static_cast<int64>(group) * stream_type::group_bytes);
+    byte* codes = s + static_cast<int64>(group) * per_group * stream_type::row_bytes;
+    byte* constants = s + stream_type::codes_bytes + static_cast<int64>(group) * stream_type::group_bytes;
+    if constexpr (encode_takes_team<Team>) {
+      codec::template encode<width>(x, begin, begin + count, codes, constants, team);
+    } else {
+      if (team.rank() == 0) codec::template encode<width>(x, begin, begin + count, codes, constants);
+      team.sync();
+    }
   }
+  template <class Team>
+  static constexpr bool encode_takes_team = quant::detail::encode_takes_team<codec, width, Team>;
 
   /// Decodes the sealed rows [t, t + count) of one page into x: [count][width].
   KVC_HD void decode(int64 t, int count, float* x) const {

@@ -5,6 +5,7 @@
 
 // 16-bit and 8-bit floating-point storage types. They store and convert; arithmetic is fp32.
 // Written with integers and selects only: the same bits on every compiler and device, and loops over them vectorise.
+// NaN is stored as one positive quiet NaN: arithmetic leaves sign and payload to the machine.
 
 namespace kvc::inline v0_1 {
 
@@ -16,8 +17,7 @@ struct bf16 {
   KVC_HD static bf16 from(float x) {
     const uint32 u = float_bits(x);
     const uint32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    const uint32 quiet = (u >> 16) | 0x40u;  // a NaN must not round to infinity
-    return {static_cast<uint16>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded)};
+    return {static_cast<uint16>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded)};
   }
   KVC_HD float value() const { return bits_float(static_cast<uint32>(bits) << 16); }
 };
@@ -37,10 +37,9 @@ struct fp16 {
     // Subnormal: adding 0.5 aligns the mantissa; the addition rounds to even.
     const uint32 subnormal = float_bits(bits_float(a) + 0.5f) - 0x3f000000u;
     uint32 h = a < 0x38800000u ? subnormal : normal;
-    h = a > 0x477fe000u ? 0x7bffu : h;                           // finite, too large: saturate
-    h = a >= 0x7f800000u ? 0x7c00u : h;                          // infinity
-    h = a > 0x7f800000u ? (0x7e00u | ((a >> 13) & 0x3ffu)) : h;  // NaN keeps its payload
-    return {static_cast<uint16>(sign | h)};
+    h = a > 0x477fe000u ? 0x7bffu : h;   // finite, too large: saturate
+    h = a >= 0x7f800000u ? 0x7c00u : h;  // infinity
+    return {static_cast<uint16>(a > 0x7f800000u ? 0x7e00u : sign | h)};
   }
 
   KVC_HD float value() const {
@@ -106,7 +105,7 @@ struct fp8_e4m3_value {
     uint32 e = a < 0x3c800000u ? subnormal : normal;
     e = a > 0x43e00000u ? 0x7eu : e;
     e = a >= 0x7f800000u ? 0x7fu : e;
-    return {static_cast<uint8>(sign | e)};
+    return {static_cast<uint8>(a > 0x7f800000u ? 0x7fu : sign | e)};
   }
 
   KVC_HD float value() const {

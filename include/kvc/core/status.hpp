@@ -7,10 +7,10 @@ namespace kvc::inline v0_1 {
 
 /// What a launcher answers. Launchers never throw, print or allocate.
 enum class [[nodiscard]] status : int{
-    ok = 0,        invalid_argument,    null_pointer,   misaligned,      bad_layer,
-    bad_sequence,  bad_position,        follower_layer, out_of_capacity, no_step,
-    step_open,     not_appended,        evicted,        unsupported,     bad_extents,
-    bad_layer_map, workspace_too_small, corrupt_file,   other_cache,     other_calibration,
+    ok = 0,       invalid_argument,  null_pointer,    misaligned,    bad_layer,           bad_sequence,
+    bad_position, follower_layer,    out_of_capacity, no_step,       step_open,           not_appended,
+    evicted,      unsupported,       bad_extents,     bad_layer_map, workspace_too_small, corrupt_file,
+    other_cache,  other_calibration, device_error,
 };
 
 /// One sentence for people.
@@ -56,6 +56,8 @@ constexpr const char* to_string(status s) {
       return "the cache file was written by another composition or model shape";
     case status::other_calibration:
       return "the cache file was written with another calibration";
+    case status::device_error:
+      return "the CUDA runtime reported an error; kvc::cuda::last_error() has its code";
   }
   return "unknown status";
 }

@@ -3,12 +3,16 @@
 
 #include "kvc/core/math.hpp"
 #include "kvc/core/policy.hpp"
+#include "kvc/core/team.hpp"
 #include "kvc/core/text.hpp"
 
 // A dims policy is a linear row transform, model row [HeadDim] -> stored row [width]. Keys are scored in the stored
 // space through a folded query, values are summed there and unfolded once per query; where keys must be turned after
 // that (rotary::deferred), rows are expanded tile by tile. Constants come from the calibration (floats per stored
 // head).
+//
+// The row functions may take a team (core/team.hpp) as their last argument, as the built-in ones do; on a GPU one
+// thread of the team runs those that do not.
 
 namespace kvc::inline v0_1::dims {
 
@@ -25,6 +29,13 @@ concept has_transform = requires(const float* in, float* out, const float* const
   P::template expand<HeadDim>(in, out, constants);
   P::template fold_query<HeadDim>(in, out, constants);
   P::template initialise<HeadDim>(out);
+};
+/// Whether the row functions are executed by all threads of a team.
+template <class P, int HeadDim, class Team>
+concept takes_team = requires(const float* in, float* out, const float* constants, Team team) {
+  P::template compress<HeadDim>(in, out, constants, team);
+  P::template expand<HeadDim>(in, out, constants, team);
+  P::template fold_query<HeadDim>(in, out, constants, team);
 };
 template <class P>
 concept has_name = requires {

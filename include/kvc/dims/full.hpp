@@ -18,17 +18,20 @@ struct full {
 
   template <int HeadDim>
   static void initialise(float* /*constants*/) {}
-  template <int HeadDim>
-  KVC_HD static void compress(const float* row, float* stored, const float* /*constants*/) {
-    for (int i = 0; i < HeadDim; ++i) stored[i] = row[i];
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void compress(const float* row, float* stored, const float* /*constants*/, Team team = {}) {
+    for (int i = team.rank(); i < HeadDim; i += team.size()) stored[i] = row[i];
+    team.sync();
   }
-  template <int HeadDim>
-  KVC_HD static void expand(const float* stored, float* row, const float* /*constants*/) {
-    for (int i = 0; i < HeadDim; ++i) row[i] = stored[i];
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void expand(const float* stored, float* row, const float* /*constants*/, Team team = {}) {
+    for (int i = team.rank(); i < HeadDim; i += team.size()) row[i] = stored[i];
+    team.sync();
   }
-  template <int HeadDim>
-  KVC_HD static void fold_query(const float* query, float* folded, const float* /*constants*/) {
-    for (int i = 0; i < HeadDim; ++i) folded[i] = query[i];
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void fold_query(const float* query, float* folded, const float* /*constants*/, Team team = {}) {
+    for (int i = team.rank(); i < HeadDim; i += team.size()) folded[i] = query[i];
+    team.sync();
   }
 };
 

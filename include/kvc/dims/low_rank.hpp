@@ -27,34 +27,43 @@ struct low_rank {
     for (int i = 0; i < 2 * Rank * HeadDim; ++i)
       constants[i] = (i % (Rank * HeadDim)) % (HeadDim + 1) == 0 ? 1.0f : 0.0f;
   }
-  template <int HeadDim>
-  KVC_HD static void compress(const float* row, float* stored, const float* constants) {
-    multiply<HeadDim>(constants, row, stored);
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void compress(const float* row, float* stored, const float* constants, Team team = {}) {
+    multiply<HeadDim>(constants, row, stored, team);
   }
-  template <int HeadDim>
-  KVC_HD static void fold_query(const float* query, float* folded, const float* constants) {
-    multiply<HeadDim>(constants + Rank * HeadDim, query, folded);
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void fold_query(const float* query, float* folded, const float* constants, Team team = {}) {
+    multiply<HeadDim>(constants + Rank * HeadDim, query, folded, team);
   }
   /// row = D^T stored
-  template <int HeadDim>
-  KVC_HD static void expand(const float* stored, float* row, const float* constants) {
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void expand(const float* stored, float* row, const float* constants, Team team = {}) {
     const float* decode = constants + Rank * HeadDim;
-    float sum[HeadDim] = {};
+    constexpr int share = ceil_div(HeadDim, Team::size());
+    float sum[share] = {};
     for (int r = 0; r < Rank; ++r) {
-      for (int i = 0; i < HeadDim; ++i) sum[i] += stored[r] * decode[r * HeadDim + i];
+      for (int i = 0; i < share; ++i) {
+        const int c = team.rank() + i * Team::size();
+        if (HeadDim % Team::size() == 0 || c < HeadDim) sum[i] += stored[r] * decode[r * HeadDim + c];
+      }
     }
-    for (int i = 0; i < HeadDim; ++i) row[i] = sum[i];
+    for (int i = 0; i < share; ++i) {
+      const int c = team.rank() + i * Team::size();
+      if (HeadDim % Team::size() == 0 || c < HeadDim) row[c] = sum[i];
+    }
+    team.sync();
   }
 
  private:
   /// out[Rank] = matrix[Rank][HeadDim] in[HeadDim]
-  template <int HeadDim>
-  KVC_HD static void multiply(const float* matrix, const float* in, float* out) {
-    for (int r = 0; r < Rank; ++r) {
+  template <int HeadDim, class Team>
+  KVC_HD static void multiply(const float* matrix, const float* in, float* out, Team team) {
+    for (int r = team.rank(); r < Rank; r += team.size()) {
       float sum = 0;
       for (int i = 0; i < HeadDim; ++i) sum += matrix[r * HeadDim + i] * in[i];
       out[r] = sum;
     }
+    team.sync();
   }
 };
 

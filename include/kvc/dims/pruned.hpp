@@ -24,20 +24,28 @@ struct pruned {
   static void initialise(float* constants) {
     for (int i = 0; i < Kept; ++i) constants[i] = static_cast<float>(i);
   }
-  template <int HeadDim>
-  KVC_HD static void compress(const float* row, float* stored, const float* constants) {
-    for (int i = 0; i < Kept; ++i) stored[i] = row[static_cast<int>(constants[i])];
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void compress(const float* row, float* stored, const float* constants, Team team = {}) {
+    for (int i = team.rank(); i < Kept; i += team.size()) stored[i] = row[static_cast<int>(constants[i])];
+    team.sync();
   }
-  template <int HeadDim>
-  KVC_HD static void fold_query(const float* query, float* folded, const float* constants) {
-    compress<HeadDim>(query, folded, constants);
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void fold_query(const float* query, float* folded, const float* constants, Team team = {}) {
+    compress<HeadDim>(query, folded, constants, team);
   }
-  template <int HeadDim>
-  KVC_HD static void expand(const float* stored, float* row, const float* constants) {
-    float kept[Kept];
-    for (int i = 0; i < Kept; ++i) kept[i] = stored[i];
-    for (int i = 0; i < HeadDim; ++i) row[i] = 0;
-    for (int i = 0; i < Kept; ++i) row[static_cast<int>(constants[i])] = kept[i];
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void expand(const float* stored, float* row, const float* constants, Team team = {}) {
+    if constexpr (Team::size() == 1) {  // may be in place
+      float kept[Kept];
+      for (int i = 0; i < Kept; ++i) kept[i] = stored[i];
+      for (int i = 0; i < HeadDim; ++i) row[i] = 0;
+      for (int i = 0; i < Kept; ++i) row[static_cast<int>(constants[i])] = kept[i];
+    } else {
+      for (int i = team.rank(); i < HeadDim; i += team.size()) row[i] = 0;
+      team.sync();
+      for (int i = team.rank(); i < Kept; i += team.size()) row[static_cast<int>(constants[i])] = stored[i];
+      team.sync();
+    }
   }
 };
 

@@ -22,23 +22,26 @@ struct centred {
   static void initialise(float* mean) {
     for (int i = 0; i < Width; ++i) mean[i] = 0;
   }
-  template <int Width>
-  KVC_HD static void forward(float* x, const float* mean) {
-    for (int i = 0; i < Width; ++i) x[i] -= mean[i];
+  template <int Width, class Team = serial_team>
+  KVC_HD static void forward(float* x, const float* mean, Team team = {}) {
+    for (int i = team.rank(); i < Width; i += team.size()) x[i] -= mean[i];
+    team.sync();
   }
-  template <int Width>
-  KVC_HD static void inverse(float* x, const float* mean) {
-    for (int i = 0; i < Width; ++i) x[i] += mean[i];
+  template <int Width, class Team = serial_team>
+  KVC_HD static void inverse(float* x, const float* mean, Team team = {}) {
+    for (int i = team.rank(); i < Width; i += team.size()) x[i] += mean[i];
+    team.sync();
   }
-  template <int Width>
-  KVC_HD static float fold_query(float* q, const float* mean) {
+  template <int Width, class Team = serial_team>
+  KVC_HD static float fold_query(float* q, const float* mean, Team team = {}) {
     float constant = 0;
-    for (int i = 0; i < Width; ++i) constant += q[i] * mean[i];
-    return constant;
+    for (int i = team.rank(); i < Width; i += team.size()) constant += q[i] * mean[i];
+    return team.sum(constant);
   }
-  template <int Width>
-  KVC_HD static void unfold_output(float* o, float mass, const float* mean) {
-    for (int i = 0; i < Width; ++i) o[i] += mass * mean[i];
+  template <int Width, class Team = serial_team>
+  KVC_HD static void unfold_output(float* o, float mass, const float* mean, Team team = {}) {
+    for (int i = team.rank(); i < Width; i += team.size()) o[i] += mass * mean[i];
+    team.sync();
   }
 };
 

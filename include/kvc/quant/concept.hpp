@@ -3,6 +3,7 @@
 
 #include "kvc/core/dtype.hpp"
 #include "kvc/core/policy.hpp"
+#include "kvc/core/team.hpp"
 #include "kvc/core/text.hpp"
 
 // A quant policy says how the elements of a stored row are kept. There are two kinds:
@@ -10,6 +11,9 @@
 //   codec    encodes a group of tokens x [tokens][Width] into codes (row_bytes<Width> per token) and group constants
 //            such as scales (group_bytes<Width> per group of tokens_per_group tokens), and decodes them;
 //   wrapper  transforms rows before its inner codec (rotated, centred) or keeps some of them exact (exact_ends).
+//
+// Row functions and encode may take a team (core/team.hpp) as their last argument, as the built-in ones do; on a GPU
+// one thread of the team runs those that do not.
 //
 // Every codec states its error: bound() gives, per element, a number that |x - decode(encode(x))| never exceeds.
 
@@ -104,6 +108,20 @@ concept has_unfold_output = requires(float* x, const float* constants) {
 template <class P>
 concept has_sides = requires {
   typename P::first_policy;
+};
+
+/// Whether encode is executed by all threads of a team.
+template <class P, int Width, class Team>
+concept encode_takes_team = requires(const float* x, byte* codes, byte* constants, Team team) {
+  P::template encode<Width>(x, 0, 1, codes, constants, team);
+};
+/// Whether a wrapper's row functions are.
+template <class P, int Width, class Team>
+concept rows_take_team = requires(float* x, const float* constants, Team team) {
+  P::template forward<Width>(x, constants, team);
+  P::template inverse<Width>(x, constants, team);
+  P::template fold_query<Width>(x, constants, team);
+  P::template unfold_output<Width>(x, 1.0f, constants, team);
 };
 
 /// Sentences for people about a codec.

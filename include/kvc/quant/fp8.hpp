@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/quant/scale.hpp"
+#include "kvc/quant/share.hpp"
 
 namespace kvc::inline v0_1::quant {
 
@@ -27,22 +28,34 @@ struct fp8_e4m3 {
   template <int Width>
   static constexpr int group_bytes = Group == 0 ? 0 : groups<Width>* constants_of::bytes;
 
-  template <int Width>
-  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
+  template <int Width, class Team = serial_team>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants, Team team = {}) {
+    using share = team_share<Width, group_length<Width>, 8, Team::size()>;
+    const auto part = team.template part<share::lanes>();
     for (int t = begin; t < end; ++t) {
-      for (int g = 0; g < groups<Width>; ++g) {
+      for (int g = team.rank() / share::lanes; g < groups<Width>; g += Team::size() / share::lanes) {
         const float* row = x + (t - begin) * Width;
-        const float scale = scale_of<Width>(row, g);
+        const int stop = min_of((g + 1) * group_length<Width>, Width);
+        const int first = g * group_length<Width> + part.rank() * share::share;
+        const int last = min_of(first + share::share, stop);
+        const float scale = scale_of(row, first, last, part);
         const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
         if constexpr (Group > 0) {
-          constants_of::store({scale, 0}, constants + t * group_bytes<Width> + g * constants_of::bytes);
+          if (part.rank() == 0) {
+            constants_of::store({scale, 0}, constants + t * group_bytes<Width> + g * constants_of::bytes);
+          }
         }
-        const int stop = min_of((g + 1) * group_length<Width>, Width);
-        for (int i = g * group_length<Width>; i < stop; ++i) {
-          codes[t * Width + i] = fp8_e4m3_value::from(row[i] * inverse).bits;
+        if constexpr (Team::size() == 1) {
+          for (int i = first; i < last; ++i) codes[t * Width + i] = fp8_e4m3_value::from(row[i] * inverse).bits;
+        } else {
+          for (int i = first; i < last; i += share::chunk) {
+            pack_chunk<8, share::chunk>([&](int c) { return fp8_e4m3_value::from(row[i + c] * inverse).bits; },
+                                        codes + t * Width + i);
+          }
         }
       }
     }
+    team.sync();
   }
 
   template <int Width>
@@ -87,8 +100,8 @@ struct fp8_e4m3 {
   static void bound(const float* x, int begin, int end, float* out) {
     for (int t = 0; t < end - begin; ++t) {
       for (int g = 0; g < groups<Width>; ++g) {
-        const float scale = scale_of<Width>(x + t * Width, g);
         const int stop = min_of((g + 1) * group_length<Width>, Width);
+        const float scale = scale_of(x + t * Width, g * group_length<Width>, stop, serial_team{});
         for (int i = t * Width + g * group_length<Width>; i < t * Width + stop; ++i) {
           const float a = x[i] < 0 ? -x[i] : x[i];
           out[i] = scale >= 0 ? a * 0.0625f * 1.0001f + scale * 0.0009765625f * 1.0001f +
@@ -100,20 +113,21 @@ struct fp8_e4m3 {
   }
 
  private:
-  template <int Width>
-  KVC_HD static float scale_of(const float* row, int group) {
+  /// Of the group whose channels [first, stop) this thread of its team has.
+  template <class Team>
+  KVC_HD static float scale_of(const float* row, int first, int stop, Team team) {
     if constexpr (Group == 0) {
       return 1.0f;
     } else {
       float magnitude = 0;
       uint32 not_finite = 0;
-      const int stop = min_of((group + 1) * group_length<Width>, Width);
-      for (int i = group * group_length<Width>; i < stop; ++i) {
+      for (int i = first; i < stop; ++i) {
         const float a = row[i] < 0 ? -row[i] : row[i];
         magnitude = a > magnitude ? a : magnitude;
         not_finite |= is_finite(row[i]) ? 0u : 1u;
       }
-      if (not_finite != 0) return quiet_nan();
+      magnitude = team.largest(magnitude);
+      if (team.any(not_finite != 0)) return quiet_nan();
       if (magnitude == 0) return 0;
       // Never below the smallest normal number, so that the inverse is finite.
       const float wanted = max_of(magnitude / fp8_e4m3_value::largest, 1.17549435e-38f);

@@ -40,13 +40,13 @@ struct graded {
   template <int Width>
   static constexpr int group_bytes = (Runs::codec::template group_bytes<Runs::channels> + ...);
 
-  template <int Width>
-  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
+  template <int Width, class Team = serial_team>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants, Team team = {}) {
     for (int t = begin; t < end; ++t) {
       const float* row = x + (t - begin) * Width;
       byte* c = codes + t * row_bytes<Width>;
       byte* k = constants + t * group_bytes<Width>;
-      ((Runs::codec::template encode<Runs::channels>(row, 0, 1, c, k), row += Runs::channels,
+      ((Runs::codec::template encode<Runs::channels>(row, 0, 1, c, k, team), row += Runs::channels,
         c += Runs::codec::template row_bytes<Runs::channels>, k += Runs::codec::template group_bytes<Runs::channels>),
        ...);
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include "kvc/quant/pack.hpp"
 #include "kvc/quant/scale.hpp"
+#include "kvc/quant/share.hpp"
 
 namespace kvc::inline v0_1::quant {
 
@@ -45,17 +45,19 @@ struct integer {
   template <int Width>
   static constexpr int group_bytes = (Grouping == per_token ? groups<Width> : Width) * constants_of::bytes;
 
-  template <int Width>
-  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
+  template <int Width, class Team = serial_team>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants, Team team = {}) {
     static_assert(Width * Bits % 8 == 0,
                   "kvc: quant::integer: the segment's channels do not fill whole bytes at this many bits");
     if constexpr (Grouping == per_token) {
       for (int t = begin; t < end; ++t) {
-        encode_token<Width>(x + (t - begin) * Width, codes + t * row_bytes<Width>, constants + t * group_bytes<Width>);
+        encode_token<Width>(x + (t - begin) * Width, codes + t * row_bytes<Width>, constants + t * group_bytes<Width>,
+                            team);
       }
     } else {
-      encode_channels<Width>(x, begin, end, codes, constants);
+      encode_channels<Width>(x, begin, end, codes, constants, team);
     }
+    team.sync();
   }
 
   template <int Width>
@@ -158,48 +160,89 @@ struct integer {
   }
 
  private:
-  template <int Width>
-  KVC_HD static void encode_token(const float* x, byte* codes, byte* constants) {
-    alignas(64) uint8 c[Width];
-    for (int g = 0; g < groups<Width>; ++g) {
-      const int first = g * group_length<Width>;
-      const int stop = min_of(first + group_length<Width>, Width);
-      const grid_constants k = levels::choose(range_of(x + first, stop - first, 1));
-      const float inverse = levels::inverse(k);
-      for (int i = first; i < stop; ++i) c[i] = levels::encode(x[i], k, inverse);
-      constants_of::store(k, constants + g * constants_of::bytes);
+  template <int Width, class Team>
+  KVC_HD static void encode_token(const float* x, byte* codes, byte* constants, Team team) {
+    constexpr int length = group_length<Width>;
+    using share = team_share<Width, length, Bits, Team::size()>;
+    if constexpr (Team::size() > 1 && share::fits) {
+      // A few threads to a group; each packs and writes its own codes.
+      const auto part = team.template part<share::lanes>();
+      for (int g = team.rank() / share::lanes; g < groups<Width>; g += Team::size() / share::lanes) {
+        const int stop = min_of((g + 1) * length, Width);
+        const int first = g * length + part.rank() * share::share;
+        const int end = min_of(first + share::share, stop);
+        group_range r = first < stop ? range_of(x + first, end - first, 1) : group_range{x[g * length], x[g * length]};
+        r = {part.least(r.low), part.largest(r.high), !part.any(!r.finite)};
+        const grid_constants k = levels::choose(r);
+        const float inverse = levels::inverse(k);
+        if (part.rank() == 0) constants_of::store(k, constants + g * constants_of::bytes);
+        for (int i = first; i < end; i += share::chunk) {
+          pack_chunk<Bits, share::chunk>([&](int c) { return levels::encode(x[i + c], k, inverse); },
+                                         codes + i * Bits / 8);
+        }
+      }
+    } else if (team.rank() == 0) {
+      alignas(64) uint8 c[Width];
+      for (int g = 0; g < groups<Width>; ++g) {
+        const int first = g * length;
+        const int stop = min_of(first + length, Width);
+        const grid_constants k = levels::choose(range_of(x + first, stop - first, 1));
+        const float inverse = levels::inverse(k);
+        for (int i = first; i < stop; ++i) c[i] = levels::encode(x[i], k, inverse);
+        constants_of::store(k, constants + g * constants_of::bytes);
+      }
+      pack<Bits, Width>(c, codes);
     }
-    pack<Bits, Width>(c, codes);
   }
 
-  template <int Width>
-  KVC_HD static void encode_channels(const float* x, int begin, int end, byte* codes, byte* constants) {
-    alignas(64) float low[Width];
-    alignas(64) float high[Width];
-    alignas(64) uint32 not_finite[Width];
-    for (int i = 0; i < Width; ++i) {
-      low[i] = high[i] = x[i];
-      not_finite[i] = 0;
-    }
-    for (int t = 0; t < end - begin; ++t) {
-      for (int i = 0; i < Width; ++i) {
-        const float v = x[t * Width + i];
-        low[i] = v < low[i] ? v : low[i];
-        high[i] = v > high[i] ? v : high[i];
-        not_finite[i] |= is_finite(v) ? 0u : 1u;
+  template <int Width, class Team>
+  KVC_HD static void encode_channels(const float* x, int begin, int end, byte* codes, byte* constants, Team team) {
+    if constexpr (Team::size() > 1) {
+      // Each thread takes a few neighbouring channels, of all tokens.
+      constexpr int unit = packing<Bits>::unit;
+      constexpr int chunk = Width % (2 * unit) == 0 && Width >= 2 * unit * Team::size() ? 2 * unit : unit;
+      for (int first = team.rank() * chunk; first < Width; first += Team::size() * chunk) {
+        grid_constants k[chunk];
+        float inverse[chunk];
+        for (int i = 0; i < chunk; ++i) {
+          k[i] = levels::choose(range_of(x + first + i, end - begin, Width));
+          inverse[i] = levels::inverse(k[i]);
+          constants_of::store(k[i], constants + (first + i) * constants_of::bytes);
+        }
+        for (int t = begin; t < end; ++t) {
+          const float* row = x + (t - begin) * Width + first;
+          pack_chunk<Bits, chunk>([&](int i) { return levels::encode(row[i], k[i], inverse[i]); },
+                                  codes + t * row_bytes<Width> + first * Bits / 8);
+        }
       }
-    }
-    grid_constants k[Width];
-    float inverse[Width];
-    for (int i = 0; i < Width; ++i) {
-      k[i] = levels::choose({low[i], high[i], not_finite[i] == 0});
-      inverse[i] = levels::inverse(k[i]);
-      constants_of::store(k[i], constants + i * constants_of::bytes);
-    }
-    for (int t = begin; t < end; ++t) {
-      alignas(64) uint8 c[Width];
-      for (int i = 0; i < Width; ++i) c[i] = levels::encode(x[(t - begin) * Width + i], k[i], inverse[i]);
-      pack<Bits, Width>(c, codes + t * row_bytes<Width>);
+    } else {
+      alignas(64) float low[Width];
+      alignas(64) float high[Width];
+      alignas(64) uint32 not_finite[Width];
+      for (int i = 0; i < Width; ++i) {
+        low[i] = high[i] = x[i];
+        not_finite[i] = 0;
+      }
+      for (int t = 0; t < end - begin; ++t) {
+        for (int i = 0; i < Width; ++i) {
+          const float v = x[t * Width + i];
+          low[i] = v < low[i] ? v : low[i];
+          high[i] = v > high[i] ? v : high[i];
+          not_finite[i] |= is_finite(v) ? 0u : 1u;
+        }
+      }
+      grid_constants k[Width];
+      float inverse[Width];
+      for (int i = 0; i < Width; ++i) {
+        k[i] = levels::choose({low[i], high[i], not_finite[i] == 0});
+        inverse[i] = levels::inverse(k[i]);
+        constants_of::store(k[i], constants + i * constants_of::bytes);
+      }
+      for (int t = begin; t < end; ++t) {
+        alignas(64) uint8 c[Width];
+        for (int i = 0; i < Width; ++i) c[i] = levels::encode(x[(t - begin) * Width + i], k[i], inverse[i]);
+        pack<Bits, Width>(c, codes + t * row_bytes<Width>);
+      }
     }
   }
 };

@@ -2,8 +2,20 @@
 #pragma once
 
 #include "kvc/quant/concept.hpp"
+#include "kvc/quant/share.hpp"
 
 namespace kvc::inline v0_1::quant {
+
+namespace detail {
+template <int Bytes>
+struct bits_of {
+  using type = uint16;
+};
+template <>
+struct bits_of<4> {
+  using type = uint32;
+};
+}  // namespace detail
 
 /// Elements as T: float, bf16 or fp16, rounded to nearest even. The default is bf16.
 /// NaN and infinities are kept. fp16 saturates finite values at +-65504; bf16 rounds those beyond 3.396e38 to infinity.
@@ -13,6 +25,7 @@ struct none {
   static_assert(__is_same(element, fp32) || __is_same(element, bf16) || __is_same(element, fp16),
                 "kvc: quant::none<T> stores float, kvc::bf16 or kvc::fp16");
 
+  using bits = typename detail::bits_of<element::bytes>::type;
   using axis = quant_axis;
   static constexpr auto name = named("none", __is_same(element, fp32)   ? text("float")
                                              : __is_same(element, bf16) ? text("bf16")
@@ -23,12 +36,26 @@ struct none {
   template <int Width>
   static constexpr int group_bytes = 0;
 
-  template <int Width>
-  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* /*constants*/) {
-    for (int i = 0; i < (end - begin) * Width; ++i) {
-      const element e = element::from(x[i]);
-      __builtin_memcpy(codes + begin * row_bytes<Width> + i * element::bytes, &e, sizeof e);
+  template <int Width, class Team = serial_team>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* /*constants*/, Team team = {}) {
+    byte* to = codes + begin * row_bytes<Width>;
+    constexpr int chunk = 8 / element::bytes;
+    if constexpr (Team::size() > 1 && Width % chunk == 0) {
+      for (int i = team.rank() * chunk; i < (end - begin) * Width; i += Team::size() * chunk) {
+        uint64 word = 0;
+        for (int c = 0; c < chunk; ++c) {
+          const element e = element::from(x[i + c]);
+          word |= static_cast<uint64>(__builtin_bit_cast(bits, e)) << (8 * element::bytes * c);
+        }
+        put_word<8>(word, to + i * element::bytes);
+      }
+    } else {
+      for (int i = team.rank(); i < (end - begin) * Width; i += Team::size()) {
+        const element e = element::from(x[i]);
+        __builtin_memcpy(to + i * element::bytes, &e, sizeof e);
+      }
     }
+    team.sync();
   }
   template <int Width>
   KVC_HD static void decode(const byte* codes, const byte* /*constants*/, int begin, int end, float* x) {

@@ -15,21 +15,39 @@ KVC_HD constexpr float hadamard_sign(int i) {
   return ((h ^ (h >> 16)) >> 31) != 0 ? -1.0f : 1.0f;
 }
 
-/// In place: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block, butterflies in ascending stride.
-template <int Block>
-KVC_HD void hadamard(float* x) {
-  for (int half = 1; half < Block; half *= 2) {
-    for (int base = 0; base < Block; base += 2 * half) {
-      for (int i = base; i < base + half; ++i) {
+/// In place, for every block of x [Width]: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block,
+/// butterflies in ascending stride.
+template <int Width, int Block, class Team = serial_team>
+KVC_HD void hadamard(float* x, Team team = {}) {
+  const float scale = 1.0f / sqrt_of(static_cast<float>(Block));
+  if constexpr (Team::size() == 1) {
+    for (float* block = x; block < x + Width; block += Block) {
+      for (int half = 1; half < Block; half *= 2) {
+        for (int base = 0; base < Block; base += 2 * half) {
+          for (int i = base; i < base + half; ++i) {
+            const float a = block[i];
+            const float b = block[i + half];
+            block[i] = a + b;
+            block[i + half] = a - b;
+          }
+        }
+      }
+      for (int i = 0; i < Block; ++i) block[i] *= scale;
+    }
+  } else {  // the same butterflies, numbered through: p-th of Width / 2
+    for (int half = 1; half < Block; half *= 2) {
+      for (int p = team.rank(); p < Width / 2; p += team.size()) {
+        const int i = p + (p & -half);  // 2 * half * (p / half) + p % half
         const float a = x[i];
         const float b = x[i + half];
         x[i] = a + b;
         x[i + half] = a - b;
       }
+      team.sync();
     }
+    for (int i = team.rank(); i < Width; i += team.size()) x[i] *= scale;
+    team.sync();
   }
-  const float scale = 1.0f / sqrt_of(static_cast<float>(Block));
-  for (int i = 0; i < Block; ++i) x[i] *= scale;
 }
 
 /// Rows are rotated before they are encoded: y = H S x in blocks of the largest power of two that divides the segment,
@@ -50,28 +68,30 @@ struct rotated {
   template <int Width>
   static void initialise(float* /*constants*/) {}
   /// Row into the codec's space.
-  template <int Width>
-  KVC_HD static void forward(float* x, const float* /*constants*/) {
-    for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
-    for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);
+  template <int Width, class Team = serial_team>
+  KVC_HD static void forward(float* x, const float* /*constants*/, Team team = {}) {
+    for (int i = team.rank(); i < Width; i += team.size()) x[i] *= hadamard_sign(i);
+    team.sync();
+    hadamard<Width, block<Width>>(x, team);
   }
   /// Row back from the codec's space.
-  template <int Width>
-  KVC_HD static void inverse(float* x, const float* /*constants*/) {
-    for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);
-    for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
+  template <int Width, class Team = serial_team>
+  KVC_HD static void inverse(float* x, const float* /*constants*/, Team team = {}) {
+    hadamard<Width, block<Width>>(x, team);
+    for (int i = team.rank(); i < Width; i += team.size()) x[i] *= hadamard_sign(i);
+    team.sync();
   }
   /// Query so that its product with the codec's rows is the product with the rows themselves; returns what is constant
   /// over all rows.
-  template <int Width>
-  KVC_HD static float fold_query(float* q, const float* constants) {
-    forward<Width>(q, constants);
+  template <int Width, class Team = serial_team>
+  KVC_HD static float fold_query(float* q, const float* constants, Team team = {}) {
+    forward<Width>(q, constants, team);
     return 0;
   }
   /// Weighted sum of the codec's rows back to a sum of rows; mass is the sum of the weights.
-  template <int Width>
-  KVC_HD static void unfold_output(float* o, float /*mass*/, const float* constants) {
-    inverse<Width>(o, constants);
+  template <int Width, class Team = serial_team>
+  KVC_HD static void unfold_output(float* o, float /*mass*/, const float* constants, Team team = {}) {
+    inverse<Width>(o, constants, team);
   }
 };
 

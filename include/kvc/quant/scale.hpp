@@ -97,7 +97,7 @@ struct integer_grid {
       return g;
     }
     if constexpr (Grid == affine) {
-      g.offset = below(range.low);
+      g.offset = below(range.low) + 0.0f;  // never -0: a tie of zeros must not make bytes depend on the order
       g.scale = step(min_of(range.high, 3.4e38f) - g.offset, static_cast<float>(codes - 1));
     } else {
       const float magnitude = max_of(-range.low, range.high);

@@ -40,16 +40,17 @@ struct tapered {
     return found;
   }
 
-  template <int Width>
-  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants) {
+  template <int Width, class Team = serial_team>
+  KVC_HD static void encode(const float* x, int begin, int end, byte* codes, byte* constants, Team team = {}) {
     for (int t = begin; t < end; ++t) {
       const float* row = x + (t - begin) * Width;
-      const grid_constants k = choose(row);
+      const grid_constants k = choose(row, team);
       const float inverse = k.scale > 0 ? 1.0f / k.scale : 0.0f;
       byte* c = codes + t * row_bytes<Width>;
-      ((encode_run<Runs>(row, k, inverse, c), row += Runs::channels, c += Runs::channels * Runs::bits / 8), ...);
-      constants_of::store(k, constants + t * group_bytes<Width>);
+      ((encode_run<Runs>(row, k, inverse, c, team), row += Runs::channels, c += Runs::channels * Runs::bits / 8), ...);
+      if (team.rank() == 0) constants_of::store(k, constants + t * group_bytes<Width>);
     }
+    team.sync();
   }
 
   template <int Width>
@@ -80,7 +81,7 @@ struct tapered {
   template <int Width>
   static void bound(const float* x, int begin, int end, float* out) {
     for (int t = 0; t < end - begin; ++t) {
-      const grid_constants k = choose(x + t * Width);
+      const grid_constants k = choose(x + t * Width, serial_team{});
       for (int i = 0; i < Width; ++i) {
         const float a = x[t * Width + i] < 0 ? -x[t * Width + i] : x[t * Width + i];
         const float reach = k.scale * static_cast<float>(1 << (bits_of(i) - 1));
@@ -92,31 +93,42 @@ struct tapered {
 
  private:
   /// The smallest scale whose steps reach every channel's magnitude.
-  KVC_HD static grid_constants choose(const float* row) {
+  template <class Team>
+  KVC_HD static grid_constants choose(const float* row, Team team) {
     float reach = 0;  // in steps of the channel's own range
     uint32 not_finite = 0;
-    ((largest<Runs>(row, reach, not_finite), row += Runs::channels), ...);
+    ((largest<Runs>(row, reach, not_finite, team), row += Runs::channels), ...);
+    reach = team.largest(reach);
     grid_constants k;
-    k.scale = not_finite != 0 ? quiet_nan() : reach > 0 ? fp16_above(max_of(reach, 1.17549435e-38f)).value() : 0.0f;
+    k.scale = team.any(not_finite != 0) ? quiet_nan()
+              : reach > 0               ? fp16_above(max_of(reach, 1.17549435e-38f)).value()
+                                        : 0.0f;
     return k;
   }
-  template <class Run>
-  KVC_HD static void largest(const float* row, float& reach, uint32& not_finite) {
+  template <class Run, class Team>
+  KVC_HD static void largest(const float* row, float& reach, uint32& not_finite, Team team) {
     float magnitude = 0;
-    for (int i = 0; i < Run::channels; ++i) {
+    for (int i = team.rank(); i < Run::channels; i += team.size()) {
       const float a = row[i] < 0 ? -row[i] : row[i];
       magnitude = a > magnitude ? a : magnitude;
       not_finite |= is_finite(row[i]) ? 0u : 1u;
     }
     reach = max_of(reach, magnitude / static_cast<float>(1 << (Run::bits - 1)));
   }
-  template <class Run>
-  KVC_HD static void encode_run(const float* row, grid_constants k, float inverse, byte* codes) {
-    alignas(64) uint8 c[Run::channels];
-    for (int i = 0; i < Run::channels; ++i) {
-      c[i] = integer_grid<Run::bits, midrise, scale_type::fp16>::encode(row[i], k, inverse);
+  template <class Run, class Team>
+  KVC_HD static void encode_run(const float* row, grid_constants k, float inverse, byte* codes, Team team) {
+    using levels = integer_grid<Run::bits, midrise, scale_type::fp16>;
+    if constexpr (Team::size() == 1) {
+      alignas(64) uint8 c[Run::channels];
+      for (int i = 0; i < Run::channels; ++i) c[i] = levels::encode(row[i], k, inverse);
+      pack<Run::bits, Run::channels>(c, codes);
+    } else {
+      constexpr int unit = packing<Run::bits>::unit;
+      for (int i = team.rank() * unit; i < Run::channels; i += team.size() * unit) {
+        pack_chunk<Run::bits, unit>([&](int c) { return levels::encode(row[i + c], k, inverse); },
+                                    codes + i * Run::bits / 8);
+      }
     }
-    pack<Run::bits, Run::channels>(c, codes);
   }
   template <class Run>
   KVC_HD static void decode_run(const byte* codes, grid_constants k, float* row) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/core/policy.hpp"
+#include "kvc/core/team.hpp"
 #include "kvc/core/text.hpp"
 
 // A rotary policy says whether keys are stored after their rotary embedding (arXiv 2104.09864) or before it.
@@ -27,6 +28,11 @@ template <class P, int HeadDim>
 concept has_rotate = requires(float* key, const float* cos_sin) {
   {P::template pair_count<HeadDim> + 0};
   P::template rotate<HeadDim>(key, cos_sin);
+};
+/// Whether rotate is executed by all threads of a team.
+template <class P, int HeadDim, class Team>
+concept takes_team = requires(float* key, const float* cos_sin, Team team) {
+  P::template rotate<HeadDim>(key, cos_sin, team);
 };
 template <class P>
 concept has_name = requires {

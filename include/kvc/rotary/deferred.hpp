@@ -24,10 +24,10 @@ struct deferred {
   static constexpr int pair_count = (Dims == 0 ? HeadDim : Dims) / 2;
 
   /// key: [HeadDim], turned in place by cos_sin: [pair_count][2].
-  template <int HeadDim>
-  KVC_HD static void rotate(float* key, const float* cos_sin) {
+  template <int HeadDim, class Team = serial_team>
+  KVC_HD static void rotate(float* key, const float* cos_sin, Team team = {}) {
     constexpr int count = pair_count<HeadDim>;
-    for (int i = 0; i < count; ++i) {
+    for (int i = team.rank(); i < count; i += team.size()) {
       const int a = Pairs == pairs::interleaved ? 2 * i : i;
       const int b = Pairs == pairs::interleaved ? 2 * i + 1 : i + count;
       const float c = cos_sin[2 * i];
@@ -37,6 +37,7 @@ struct deferred {
       key[a] = x * c - y * s;
       key[b] = x * s + y * c;
     }
+    team.sync();
   }
 };
 

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/cuda/row_team.cuh"
+
+// Sealing: groups of tokens that a step completes go from the open tail (staging and ring) into their page.
+
+namespace kvc::inline v0_1::cuda::detail {
+
+/// A block per group of tokens; where every token is its own group, a team per token.
+template <class Stream>
+struct seal_teams {
+  static constexpr int threads = 128;
+  static constexpr int per_group = Stream::tokens_per_group;
+  static constexpr bool by_block = per_group > 1;
+  static constexpr int lanes = by_block ? threads : row_teams<Stream>::lanes;
+  static constexpr int per_block = threads / lanes;
+  static constexpr int pitch = round_up(per_group * Stream::width, 32) + (by_block || lanes == 32 ? 0 : lanes);
+  static constexpr int shared_bytes = Stream::has_ring ? per_block * pitch * 4 : 0;
+
+  __device__ static auto team() {
+    if constexpr (by_block) {
+      return block_team<threads>{};
+    } else {
+      return warp_team<lanes>{};
+    }
+  }
+};
+
+/// What every GPU from sm_80 on gives a block.
+inline constexpr int most_shared_bytes = 160 * 1024;
+
+template <class Spec>
+constexpr status seal_is_supported() {
+  return seal_teams<typename Spec::first_stream>::shared_bytes <= most_shared_bytes &&
+                 seal_teams<typename Spec::second_stream>::shared_bytes <= most_shared_bytes
+             ? status::ok
+             : status::unsupported;
+}
+
+/// Whether row t of the step's sequence i, or what leads there, is out of range; asked only where a report is wanted.
+template <class Spec>
+__device__ bool is_out_of_range(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int i,
+                                int64 t) {
+  if (bounds.report == nullptr) return false;
+  const int64 length = step.seq_lens[i] + step.rows(i);
+  if (reports(bounds.report, step.rows(i) > bounds.max_rows, wrong_rows)) return true;
+  if (reports(bounds.report, step.seq_lens[i] < 0 || length > bounds.max_length || t < 0 || t >= length, wrong_length))
+    return true;
+  if (Spec::has_tail &&
+      reports(bounds.report, step.sequence_id(i) < 0 || step.sequence_id(i) >= view.sequences, wrong_sequence))
+    return true;
+  const int32 block = step.block(i, t / Spec::tokens_per_page);
+  return reports(bounds.report, block < 0 || block >= view.blocks, wrong_table);
+}
+
+template <class Spec, bool First>
+__device__ void seal_groups(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int slot,
+                            int most, float* shared) {
+  using stream_type = stream_of<Spec, First>;
+  if constexpr (stream_type::has_ring) {
+    using teams = seal_teams<stream_type>;
+    const auto team = teams::team();
+    const int64 item = static_cast<int64>(blockIdx.x) * teams::per_block + threadIdx.x / teams::lanes;
+    const int64 i = item / most;
+    if (i >= bounds.sequences) return;
+    const int64 committed = step.seq_lens[i];
+    const int64 begin = stream_type::seal_boundary(committed);
+    const int64 end = stream_type::seal_boundary(committed + step.rows(static_cast<int>(i)));
+    const int64 g = begin + item % most * stream_type::tokens_per_group;
+    if (g >= end || is_out_of_range(view, step, bounds, static_cast<int>(i), g)) return;
+    const stream_rows<Spec, First> at(view, step, static_cast<int>(i), slot, static_cast<int>(blockIdx.y));
+    seal_group(at, g, shared + threadIdx.x / teams::lanes * teams::pitch, team);
+  }
+}
+
+/// most: groups that a sequence can complete in the step, of the stream with the smaller ones.
+template <class Spec>
+KVC_KERNEL void __launch_bounds__(128)
+    seal_kernel(const __grid_constant__ cache_view<Spec> view, const __grid_constant__ step_view step,
+                const __grid_constant__ step_bounds bounds, int slot, int most_first, int most_second) {
+  extern __shared__ __align__(16) float shared[];
+  if (blockIdx.z == (Spec::first_stream::has_ring ? 0u : 1u)) {
+    seal_groups<Spec, true>(view, step, bounds, slot, most_first, shared);
+  } else {
+    seal_groups<Spec, false>(view, step, bounds, slot, most_second, shared);
+  }
+}
+
+template <class Spec>
+status seal(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int slot,
+            cudaStream_t stream) {
+  if constexpr (!Spec::has_ring) {
+    return status::ok;
+  } else {
+    using first = seal_teams<typename Spec::first_stream>;
+    using second = seal_teams<typename Spec::second_stream>;
+    const int64 most_first = ceil_div<int64>(bounds.max_rows, first::per_group);
+    const int64 most_second = ceil_div<int64>(bounds.max_rows, second::per_group);
+    const unsigned blocks =
+        max_of(Spec::first_stream::has_ring ? blocks_for(bounds.sequences * most_first, first::per_block) : 0u,
+               Spec::second_stream::has_ring ? blocks_for(bounds.sequences * most_second, second::per_block) : 0u);
+    const unsigned streams = Spec::first_stream::has_ring && Spec::second_stream::has_ring ? 2 : 1;
+    const dim3 grid(blocks, static_cast<unsigned>(view.model.stored_heads()), streams);
+    return launch(seal_kernel<Spec>, grid, 128, max_of(first::shared_bytes, second::shared_bytes), stream, "append",
+                  view, step, bounds, slot, static_cast<int>(most_first), static_cast<int>(most_second));
+  }
+}
+
+}  // namespace kvc::inline v0_1::cuda::detail

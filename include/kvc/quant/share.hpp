@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/core/math.hpp"
+#include "kvc/quant/pack.hpp"
+
+namespace kvc::inline v0_1::quant {
+
+/// How a team of Size threads splits Width channels in groups of Group, in Bits bits: `lanes` threads take a group
+/// together, each a contiguous `share` of it, and write `chunk` codes at a time, which fill whole bytes.
+template <int Width, int Group, int Bits, int Size>
+struct team_share {
+  static constexpr int unit = packing<Bits>::unit;
+  static constexpr int groups = (Width + Group - 1) / Group;
+  static constexpr int last = Width - (groups - 1) * Group;  ///< channels of the last group
+  /// Whether groups are whole packing units, so that threads can pack their own.
+  static constexpr bool fits = groups == 1 || Group % unit == 0;
+
+  static consteval int lanes_of() {
+    int lanes = 1;
+    while (2 * lanes <= 32 && 2 * lanes * groups <= Size && Group % (2 * lanes * unit) == 0) lanes *= 2;
+    return lanes;
+  }
+  static constexpr int lanes = lanes_of();
+  static constexpr int share = Group / lanes;
+
+  static consteval int chunk_of() {
+    int chunk = unit;
+    while (2 * chunk * Bits <= 64 && share % (2 * chunk) == 0 && last % (2 * chunk) == 0) chunk *= 2;
+    return chunk;
+  }
+  static constexpr int chunk = chunk_of();
+};
+
+/// Writes the Bytes low bytes of a word, at once where their address allows it.
+template <int Bytes>
+KVC_HD void put_word(uint64 word, byte* to) {
+#if defined(__CUDA_ARCH__)
+  if (reinterpret_cast<size_type>(to) % Bytes == 0) {
+    if constexpr (Bytes == 8) *reinterpret_cast<uint64*>(to) = word;
+    if constexpr (Bytes == 4) *reinterpret_cast<uint32*>(to) = static_cast<uint32>(word);
+    if constexpr (Bytes == 2) *reinterpret_cast<uint16*>(to) = static_cast<uint16>(word);
+    if constexpr (Bytes == 8 || Bytes == 4 || Bytes == 2) return;
+  }
+#endif
+  for (int b = 0; b < Bytes; ++b) to[b] = static_cast<byte>(word >> (8 * b));
+}
+
+/// Packs Count codes, code(i) for i in [0, Count), which fill at most 8 bytes.
+template <int Bits, int Count, class Code>
+KVC_HD void pack_chunk(const Code& code, byte* packed) {
+  static_assert(Count * Bits <= 64 && Count * Bits % 8 == 0);
+  if constexpr (Count * Bits <= 32) {
+    uint32 word = 0;
+    for (int i = 0; i < Count; ++i) word |= static_cast<uint32>(code(i)) << (i * Bits);
+    put_word<Count * Bits / 8>(word, packed);
+  } else {
+    uint64 word = 0;
+    for (int i = 0; i < Count; ++i) word |= static_cast<uint64>(code(i)) << (i * Bits);
+    put_word<Count * Bits / 8>(word, packed);
+  }
+}
+
+}  // namespace kvc::inline v0_1::quant

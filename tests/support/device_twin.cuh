@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <kvc/cuda.cuh>
+#include <string>
+#include <vector>
+
+#include "model_cache.hpp"
+
+// A host::cache and the same memory on the device: every step is done on both sides, and the bytes must agree.
+
+namespace kvc_test {
+
+/// Ends the test case where the runtime says that something failed.
+inline void require_cuda(cudaError_t code, const char* what) {
+  REQUIRE_MESSAGE(code == cudaSuccess, what, ": ", std::string(cudaGetErrorString(code)));
+}
+
+/// Device memory with a copy of a host array; zeroed where there is none.
+template <class T>
+class device_array {
+ public:
+  device_array() = default;
+  device_array(const T* host, std::size_t count) : count_(count) {
+    require_cuda(cudaMalloc(&data_, bytes() + 16), "cudaMalloc");
+    if (host == nullptr) {
+      require_cuda(cudaMemset(data_, 0, bytes() + 16), "cudaMemset");
+    } else if (count > 0) {
+      require_cuda(cudaMemcpy(data_, host, bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
+    }
+  }
+  explicit device_array(const std::vector<T>& host) : device_array(host.data(), host.size()) {}
+  device_array(device_array&& other) noexcept { *this = std::move(other); }
+  device_array& operator=(device_array&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(count_, other.count_);
+    return *this;
+  }
+  ~device_array() { cudaFree(data_); }
+
+  T* data() const { return data_; }
+  std::size_t size() const { return count_; }
+  std::size_t bytes() const { return count_ * sizeof(T); }
+  void set(const T* host, std::size_t count) const {
+    REQUIRE(count <= count_);
+    require_cuda(cudaMemcpy(data_, host, count * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+  std::vector<T> back() const {
+    std::vector<T> out(count_);
+    if (count_ > 0) require_cuda(cudaMemcpy(out.data(), data_, bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    return out;
+  }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t count_ = 0;
+};
+
+/// The arrays of a step on the device, and its bounds.
+struct device_step {
+  device_array<kvc::int32> ids, table;
+  device_array<int64> lengths, indptr;
+  kvc::step_view view;
+  kvc::cuda::step_bounds bounds;
+
+  device_step(const kvc::step_view& s, kvc::uint32* report)
+      : ids(s.sequence_ids, static_cast<std::size_t>(s.sequences)),
+        table(s.block_table, static_cast<std::size_t>(s.sequences * s.block_table_stride)),
+        lengths(s.seq_lens, static_cast<std::size_t>(s.sequences)),
+        indptr(s.row_indptr, static_cast<std::size_t>(s.sequences + 1)) {
+    view = {s.sequences, ids.data(), lengths.data(), indptr.data(), table.data(), s.block_table_stride};
+    bounds.sequences = s.sequences;
+    bounds.total_rows = s.total_rows();
+    bounds.report = report;
+    for (int i = 0; i < s.sequences; ++i) {
+      bounds.max_rows = std::max(bounds.max_rows, s.rows(i));
+      bounds.max_length = std::max(bounds.max_length, s.seq_lens[i] + s.rows(i));
+    }
+  }
+};
+
+/// Device memory of the size and with the content of a host cache's.
+template <class Spec>
+class device_twin {
+ public:
+  explicit device_twin(const kvc::host::cache<Spec>& cache)
+      : host_(cache.view()),
+        pages_(host_.pages, size(kvc::page_pool_bytes<Spec>(host_.model, host_.blocks))),
+        tails_(host_.tails, size(kvc::tail_pool_bytes<Spec>(host_.model, host_.sequences))),
+        staging_(host_.staging, size(kvc::staging_bytes<Spec>(host_.model, host_.staging_rows))),
+        constants_(host_.calibration.data,
+                   size(host_.calibration.head_floats * host_.model.slots() * host_.calibration.heads)),
+        report_(nullptr, 1) {}
+
+  kvc::cache_view<Spec> view() const {
+    kvc::cache_view<Spec> v = host_;
+    v.pages = pages_.data();
+    v.tails = tails_.size() > 0 ? tails_.data() : nullptr;
+    v.staging = staging_.size() > 0 ? staging_.data() : nullptr;
+    v.calibration.data = constants_.data();
+    return v;
+  }
+  kvc::uint32* report() const { return report_.data(); }
+  /// What the kernels reported since the last time.
+  kvc::uint32 reported() const {
+    require_cuda(cudaDeviceSynchronize(), "a kernel");
+    const kvc::uint32 code = report_.back()[0];
+    const kvc::uint32 zero = 0;
+    report_.set(&zero, 1);
+    return code;
+  }
+
+  /// The device's bytes over the host's: then what host code makes of them can be compared.
+  struct snapshot {
+    std::vector<byte> pages, tails, staging;
+    kvc::cache_view<Spec> view;
+  };
+  snapshot back() const {
+    require_cuda(cudaDeviceSynchronize(), "a kernel");
+    snapshot s{pages_.back(), tails_.back(), staging_.back(), host_};
+    s.view.pages = s.pages.data();
+    s.view.tails = s.tails.data();
+    s.view.staging = s.staging.data();
+    return s;
+  }
+  std::vector<byte> pages() const { return pages_.back(); }
+
+ private:
+  static std::size_t size(int64 n) { return static_cast<std::size_t>(n); }
+
+  kvc::cache_view<Spec> host_;
+  device_array<byte> pages_, tails_, staging_;
+  device_array<float> constants_;
+  device_array<kvc::uint32> report_;
+};
+
+/// Rows of a step: outliers, zeros of both signs, constant groups, and where `wild`, NaN and infinities.
+inline std::vector<float> step_values(std::uint64_t seed, std::size_t count, bool wild) {
+  std::vector<float> x(count);
+  generator random(seed);
+  const int64 kind = random.below(4);
+  for (std::size_t i = 0; i < count; ++i) {
+    x[i] = random.normal();
+    if (kind == 1 && i % 5 != 0) x[i] = i % 2 == 0 ? 0.0f : -0.0f;
+    if (kind == 2 && i % 64 < 40) x[i] = 1.5f;
+    if (wild && random.below(97) == 0) x[i] = i % 3 == 0 ? std::nanf("") : (i % 3 == 1 ? INFINITY : -INFINITY);
+  }
+  return x;
+}
+
+/// Elements of type T in memory, from floats.
+template <class T>
+std::vector<T> elements(const std::vector<float>& x) {
+  std::vector<T> out(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) kvc::from_float(x[i], out[i]);
+  return out;
+}
+
+/// The rows of one layer and step, the same on both sides.
+template <class Spec, class T>
+struct layer_rows {
+  std::vector<T> k, v;
+  device_array<T> device_k, device_v;
+
+  layer_rows(const kvc::extents<Spec>& e, int64 rows, std::uint64_t seed, bool wild) {
+    const std::size_t heads = static_cast<std::size_t>(Spec::is_latent ? 1 : e.kv_heads);
+    k = elements<T>(step_values(seed, heads * static_cast<std::size_t>(rows * Spec::key_width), wild));
+    v = elements<T>(step_values(seed + 1, heads * static_cast<std::size_t>(rows * Spec::shape_type::head_dim), wild));
+    device_k = device_array<T>(k);
+    device_v = device_array<T>(v);
+  }
+  void append(kvc::host::cache<Spec>& cache, int layer) const {
+    if constexpr (Spec::is_latent) {
+      cache.append(layer, k.data());
+    } else {
+      cache.append(layer, k.data(), v.data());
+    }
+  }
+  kvc::status append(const kvc::cache_view<Spec>& view, const kvc::step_view& step,
+                     const kvc::cuda::step_bounds& bounds, int layer, cudaStream_t stream = nullptr) const {
+    const auto keys =
+        kvc::contiguous_rows<const T>(device_k.data(), Spec::is_latent ? 1 : view.model.kv_heads, Spec::key_width);
+    if constexpr (Spec::is_latent) {
+      return kvc::cuda::append<Spec, T>(view, step, bounds, layer, keys, stream);
+    } else {
+      const auto values =
+          kvc::contiguous_rows<const T>(device_v.data(), view.model.kv_heads, Spec::shape_type::head_dim);
+      return kvc::cuda::append<Spec, T>(view, step, bounds, layer, keys, values, stream);
+    }
+  }
+};
+
+/// Saved bytes of a sequence from a snapshot of the device's memory.
+template <class Spec>
+std::vector<byte> saved(const typename device_twin<Spec>::snapshot& s, const kvc::step_view& committed, int index) {
+  kvc::step_view one = committed;
+  const kvc::int32 id = committed.sequence_id(index);
+  const int64 indptr[2] = {0, 0};
+  one.sequences = 1;
+  one.sequence_ids = &id;
+  one.seq_lens = committed.seq_lens + index;
+  one.row_indptr = indptr;
+  one.block_table = committed.block_table + index * committed.block_table_stride;
+  return kvc::write_cache_file<Spec>(s.view, one);
+}
+
+/// Largest difference between the bytes of two pages pools, and how many differ: for what passes a matrix product.
+inline int64 differing(const std::vector<byte>& a, const std::vector<byte>& b) {
+  int64 count = a.size() == b.size() ? 0 : 1 << 30;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) count += a[i] != b[i] ? 1 : 0;
+  return count;
+}
+
+/// What a composition must do on the device: random chunks of a ragged batch, each appended on both sides.
+///   exact: the bytes are equal; else (a matrix product precedes the encoder) a few may differ, and how many is said.
+template <class Spec, class T = kvc::bf16>
+void same_bytes_as_host(std::uint64_t seed, bool exact = true, bool wild = true) {
+  constexpr kvc::text name = Spec::name();
+  CAPTURE(name.c_str());
+  kvc::host::cache<Spec> cache({.capacity = 1024, .max_sequences = 4, .max_step_rows = 300}, extents_of<Spec>());
+  const device_twin<Spec> twin(cache);
+  const kvc::extents<Spec> e = cache.model();
+  generator random(seed);
+  std::vector<int> ids;
+  for (int i = 0; i < 4; ++i) ids.push_back(cache.add_sequence());
+  const int64 page = Spec::tokens_per_page;
+  int64 compared = 0, different = 0;
+  for (int step = 0; step < 10; ++step) {
+    // Ragged: nothing, one row, a page but one, a whole page and one, many.
+    std::vector<step_request> requests;
+    const int64 sizes[] = {0, 1, page - 1, page + 1, 1, random.between(1, 40)};
+    for (const int id : ids) {
+      const int64 rows = sizes[random.below(6)];
+      if (cache.length(id) + rows <= 230) requests.push_back({id, rows});
+    }
+    if (cache.try_reserve(requests) != kvc::status::ok) continue;
+    const device_step on_device(cache.step(), twin.report());
+    for (int layer = 0; layer < e.layers; ++layer) {
+      if (!e.writes(layer)) continue;
+      const layer_rows<Spec, T> rows(e, on_device.bounds.total_rows, seed * 1000 + step * 10 + layer, wild);
+      rows.append(cache, layer);
+      REQUIRE(rows.append(twin.view(), on_device.view, on_device.bounds, layer) == kvc::status::ok);
+    }
+    // Some of the rows are accepted.
+    std::vector<int64> accepted;
+    for (const step_request& r : requests) accepted.push_back(step % 3 == 2 ? random.between(0, r.rows) : r.rows);
+    const device_array<int64> device_accepted(accepted);
+    REQUIRE(kvc::cuda::commit<Spec>(twin.view(), on_device.view, on_device.bounds, device_accepted.data(), nullptr) ==
+            kvc::status::ok);
+    cache.commit(accepted);
+    CHECK(twin.reported() == 0);
+    const auto snapshot = twin.back();
+    for (const int id : ids) {
+      const std::vector<byte> file = cache.save(id);
+      cache.reserve(id, 0);
+      const std::vector<byte> of_device = saved<Spec>(snapshot, cache.step(), 0);
+      cache.abandon();
+      if (exact) {
+        CHECK(file == of_device);
+      } else {
+        CHECK(file.size() == of_device.size());
+      }
+      compared += static_cast<int64>(file.size());
+      different += std::max<int64>(0, differing(file, of_device) - 8);  // of the checksum
+    }
+  }
+  CHECK(compared > 0);
+  if (!exact) {
+    MESSAGE(name.c_str(), ": ", different, " of ", compared, " bytes differ");
+    CHECK(different * 200 <= compared);
+  }
+
+  // The comparison can fail: one nibble of the device's pages is changed.
+  const int id = ids[0];
+  if (cache.length(id) > page && exact) {
+    auto altered = twin.back();
+    cache.reserve(id, 0);
+    const kvc::step_view s = cache.step();
+    altered.view.page(0, s.block(0, 0))[Spec::first_stream::first_rows * Spec::first_stream::row_bytes] ^= 0x10;
+    const std::vector<byte> file = saved<Spec>(altered, s, 0);
+    cache.abandon();
+    CHECK(file != cache.save(id));
+  }
+}
+
+}  // namespace kvc_test

@@ -4,6 +4,7 @@
 // The CUDA half of the library, and the host half that it shares: compositions, launchers over device memory.
 
 #include "kvc/cuda/append.cuh"
+#include "kvc/cuda/attend.cuh"
 #include "kvc/cuda/commit.cuh"
 #include "kvc/cuda/copy_pages.cuh"
 #include "kvc/cuda/gather.cuh"

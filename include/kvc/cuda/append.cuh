@@ -91,11 +91,12 @@ __device__ void append_rows(const append_call<Spec, T>& c, float* shared) {
 template <class Spec, class T>
 KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
     append_kernel(const __grid_constant__ append_call<Spec, T> c) {
-  extern __shared__ __align__(16) float shared[];
+  extern __shared__ __align__(16) byte shared[];
+  float* const floats = reinterpret_cast<float*>(shared);
   if (blockIdx.y == 0) {
-    append_rows<Spec, true>(c, shared);
+    append_rows<Spec, true>(c, floats);
   } else {
-    append_rows<Spec, false>(c, shared);
+    append_rows<Spec, false>(c, floats);
   }
 }
 
@@ -125,11 +126,12 @@ __device__ void append_slot_rows(const append_call<Spec, T>& c, const int64* slo
 template <class Spec, class T>
 KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
     append_slots_kernel(const __grid_constant__ append_call<Spec, T> c, const int64* slot_mapping, int64 rows) {
-  extern __shared__ __align__(16) float shared[];
+  extern __shared__ __align__(16) byte shared[];
+  float* const floats = reinterpret_cast<float*>(shared);
   if (blockIdx.y == 0) {
-    append_slot_rows<Spec, true>(c, slot_mapping, rows, shared);
+    append_slot_rows<Spec, true>(c, slot_mapping, rows, floats);
   } else {
-    append_slot_rows<Spec, false>(c, slot_mapping, rows, shared);
+    append_slot_rows<Spec, false>(c, slot_mapping, rows, floats);
   }
 }
 

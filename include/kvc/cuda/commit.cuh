@@ -69,13 +69,14 @@ template <class Spec>
 KVC_KERNEL void __launch_bounds__(128)
     truncate_kernel(const __grid_constant__ cache_view<Spec> view, const __grid_constant__ step_view step,
                     const __grid_constant__ step_bounds bounds, const int64* kept, const held_rows* held) {
-  extern __shared__ __align__(16) float shared[];
+  extern __shared__ __align__(16) byte shared[];
+  float* const floats = reinterpret_cast<float*>(shared);
   const int i = static_cast<int>(blockIdx.x);
   const int slot = static_cast<int>(blockIdx.y);
   if (reports(bounds.report, kept[i] < 0 || kept[i] > step.seq_lens[i], wrong_length)) return;
   const int64 all = step.seq_lens[i];
-  unseal_stream<Spec, true>(view, step, bounds, i, slot, kept[i], held == nullptr ? all : held[i].first, shared);
-  unseal_stream<Spec, false>(view, step, bounds, i, slot, kept[i], held == nullptr ? all : held[i].second, shared);
+  unseal_stream<Spec, true>(view, step, bounds, i, slot, kept[i], held == nullptr ? all : held[i].first, floats);
+  unseal_stream<Spec, false>(view, step, bounds, i, slot, kept[i], held == nullptr ? all : held[i].second, floats);
 }
 
 }  // namespace detail

@@ -60,11 +60,12 @@ __device__ void gather_rows(const gather_call<Spec, T>& c, float* shared) {
 template <class Spec, class T>
 KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
     gather_kernel(const __grid_constant__ gather_call<Spec, T> c) {
-  extern __shared__ __align__(16) float shared[];
+  extern __shared__ __align__(16) byte shared[];
+  float* const floats = reinterpret_cast<float*>(shared);
   if (blockIdx.y == 0) {
-    gather_rows<Spec, true>(c, shared);
+    gather_rows<Spec, true>(c, floats);
   } else {
-    gather_rows<Spec, false>(c, shared);
+    gather_rows<Spec, false>(c, floats);
   }
 }
 

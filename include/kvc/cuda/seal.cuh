@@ -79,11 +79,12 @@ template <class Spec>
 KVC_KERNEL void __launch_bounds__(128)
     seal_kernel(const __grid_constant__ cache_view<Spec> view, const __grid_constant__ step_view step,
                 const __grid_constant__ step_bounds bounds, int slot, int most_first, int most_second) {
-  extern __shared__ __align__(16) float shared[];
+  extern __shared__ __align__(16) byte shared[];
+  float* const floats = reinterpret_cast<float*>(shared);
   if (blockIdx.z == (Spec::first_stream::has_ring ? 0u : 1u)) {
-    seal_groups<Spec, true>(view, step, bounds, slot, most_first, shared);
+    seal_groups<Spec, true>(view, step, bounds, slot, most_first, floats);
   } else {
-    seal_groups<Spec, false>(view, step, bounds, slot, most_second, shared);
+    seal_groups<Spec, false>(view, step, bounds, slot, most_second, floats);
   }
 }
 

@@ -111,7 +111,9 @@ struct any_codec {
             Codec::tokens_per_group,
             Codec::template row_bytes<Width>,
             Codec::template group_bytes<Width>,
-            Codec::template encode<Width>,
+            [](const float* x, int begin, int end, byte* codes, byte* constants) {
+              Codec::template encode<Width>(x, begin, end, codes, constants);
+            },
             Codec::template decode<Width>,
             Codec::template bound<Width>};
   }

@@ -19,16 +19,16 @@ namespace detail {
 /// The wrappers of a quant policy, applied in turn. Policies without row functions (exact_ends, codecs) pass through.
 template <class Q, int Width>
 struct wrappers {
-  template <class Team>
-  KVC_HD static void forward(float* /*x*/, const float* /*constants*/, Team /*team*/) {}
-  template <class Team>
-  KVC_HD static void inverse(float* /*x*/, const float* /*constants*/, Team /*team*/) {}
-  template <class Team>
-  KVC_HD static float fold_query(float* /*q*/, const float* /*constants*/, Team /*team*/) {
+  template <class Team = serial_team>
+  KVC_HD static void forward(float* /*x*/, const float* /*constants*/, Team /*team*/ = {}) {}
+  template <class Team = serial_team>
+  KVC_HD static void inverse(float* /*x*/, const float* /*constants*/, Team /*team*/ = {}) {}
+  template <class Team = serial_team>
+  KVC_HD static float fold_query(float* /*q*/, const float* /*constants*/, Team /*team*/ = {}) {
     return 0;
   }
-  template <class Team>
-  KVC_HD static void unfold_output(float* /*o*/, float /*mass*/, const float* /*constants*/, Team /*team*/) {}
+  template <class Team = serial_team>
+  KVC_HD static void unfold_output(float* /*o*/, float /*mass*/, const float* /*constants*/, Team /*team*/ = {}) {}
   static void initialise(float* /*constants*/) {}
   static constexpr bool is_identity = true;
   template <class Team>
@@ -47,8 +47,8 @@ struct wrappers<Q, Width> {
   template <class Team>
   static constexpr bool take_team = (!has_rows || own_takes_team<Team>)&&inner::template take_team<Team>;
 
-  template <class Team>
-  KVC_HD static void forward(float* x, const float* constants, Team team) {
+  template <class Team = serial_team>
+  KVC_HD static void forward(float* x, const float* constants, Team team = {}) {
     if constexpr (has_rows && own_takes_team<Team>) {
       Q::template forward<Width>(x, constants, team);
     } else if constexpr (has_rows) {
@@ -57,8 +57,8 @@ struct wrappers<Q, Width> {
     }
     inner::forward(x, constants + own, team);
   }
-  template <class Team>
-  KVC_HD static void inverse(float* x, const float* constants, Team team) {
+  template <class Team = serial_team>
+  KVC_HD static void inverse(float* x, const float* constants, Team team = {}) {
     inner::inverse(x, constants + own, team);
     if constexpr (has_rows && own_takes_team<Team>) {
       Q::template inverse<Width>(x, constants, team);
@@ -67,8 +67,8 @@ struct wrappers<Q, Width> {
       team.sync();
     }
   }
-  template <class Team>
-  KVC_HD static float fold_query(float* q, const float* constants, Team team) {
+  template <class Team = serial_team>
+  KVC_HD static float fold_query(float* q, const float* constants, Team team = {}) {
     float constant = 0;
     if constexpr (has_rows && own_takes_team<Team>) {
       constant = Q::template fold_query<Width>(q, constants, team);
@@ -80,8 +80,8 @@ struct wrappers<Q, Width> {
     }
     return constant + inner::fold_query(q, constants + own, team);
   }
-  template <class Team>
-  KVC_HD static void unfold_output(float* o, float mass, const float* constants, Team team) {
+  template <class Team = serial_team>
+  KVC_HD static void unfold_output(float* o, float mass, const float* constants, Team team = {}) {
     inner::unfold_output(o, mass, constants + own, team);
     if constexpr (has_rows && own_takes_team<Team>) {
       Q::template unfold_output<Width>(o, mass, constants, team);

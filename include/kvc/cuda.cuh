@@ -5,6 +5,7 @@
 
 #include "kvc/cuda/append.cuh"
 #include "kvc/cuda/attend.cuh"
+#include "kvc/cuda/cache.cuh"
 #include "kvc/cuda/commit.cuh"
 #include "kvc/cuda/copy_pages.cuh"
 #include "kvc/cuda/gather.cuh"

@@ -155,6 +155,29 @@ struct stream_rows {
     }
   }
 
+  /// Decodes the sealed row t into x: [width]; the team's threads take 16 channels at a time, where the codec can.
+  template <class Team>
+  KVC_HD void decode_row(int64 t, float* x, Team team) const {
+    if constexpr (quant::detail::has_decode_channels<codec, width>) {
+      const int in_page = static_cast<int>(t % per_page);
+      const byte* s = segment_of(t);
+      const byte* codes = s + static_cast<int64>(in_page) * stream_type::row_bytes;
+      const byte* constants =
+          s + stream_type::codes_bytes + static_cast<int64>(in_page / per_group) * stream_type::group_bytes;
+      constexpr int chunk = quant::chunk_channels;
+      for (int c = team.rank() * chunk; c < width; c += Team::size() * chunk) {
+        float channels[chunk];
+        codec::template decode_channels<width>(codes, constants, c, channels);
+        for (int i = 0; i < chunk; ++i) {
+          if (c + i < width) x[c + i] = channels[i];
+        }
+      }
+    } else {
+      if (team.rank() == 0) decode(t, 1, x);
+    }
+    team.sync();
+  }
+
   /// Reads row t as it stands for a query that sees `length` rows: first, sealed or exact. x: [width].
   KVC_HD void read(int64 t, int64 length, float* x) const {
     if (t >= stream_type::first_rows && t < stream_type::seal_boundary(length)) {

@@ -148,6 +148,16 @@ status check_step(const cache_view<Spec>& view, const step_view& step) {
   return status::ok;
 }
 
+/// Whether all pages of rows [begin, end) of a sequence are there; step is in host memory.
+template <class Spec>
+status check_present(const cache_view<Spec>& view, const step_view& step, int index, int64 begin, int64 end) {
+  for (int64 page = begin / Spec::tokens_per_page; page * Spec::tokens_per_page < end; ++page) {
+    if (page >= step.block_table_stride || step.block(index, page) >= view.blocks) return status::bad_position;
+    if (step.block(index, page) < 0) return status::evicted;
+  }
+  return status::ok;
+}
+
 }  // namespace detail
 
 }  // namespace kvc::inline v0_1

@@ -58,8 +58,7 @@ __device__ void unseal_stream(const cache_view<Spec>& view, const step_view& ste
       const stream_rows<Spec, First> at(view, step, i, slot, static_cast<int>(e / (end - begin)));
       const int64 t = begin + e % (end - begin);
       if (is_out_of_range(view, step, bounds, i, t)) continue;
-      if (team.rank() == 0) at.decode(t, 1, x);
-      team.sync();
+      at.decode_row(t, x, team);
       at.write_exact(x, at.ring + t % stream_type::ring_rows * stream_type::exact_row_bytes, team);
     }
   }

@@ -30,7 +30,7 @@ inline status status_of(cudaError_t code, const char* call) {
 }
 
 /// Throws kvc::error unless `code` is a success.
-inline void check(cudaError_t code, const char* call) {
+inline void require(cudaError_t code, const char* call) {
   if (code == cudaSuccess) return;
   last_error() = {code, call};
   throw error(status::device_error,
@@ -38,8 +38,8 @@ inline void check(cudaError_t code, const char* call) {
 }
 
 /// Throws kvc::error unless `s` is ok, with what the runtime said.
-inline void check(status s, const char* call) {
-  if (s == status::device_error) check(last_error().code, call);
+inline void require(status s, const char* call) {
+  if (s == status::device_error) require(last_error().code, call);
   kvc::check(s, call);
 }
 

@@ -22,7 +22,7 @@ struct gather_call {
   uint32* report;
 };
 
-/// A team per row and stored head; one of its threads decodes.
+/// A team per row and stored head.
 template <class Spec, bool First, class T>
 __device__ void gather_rows(const gather_call<Spec, T>& c, float* shared) {
   using stream_type = stream_of<Spec, First>;
@@ -43,8 +43,7 @@ __device__ void gather_rows(const gather_call<Spec, T>& c, float* shared) {
   float* stored = teams::stored_row(shared);
   float* row = teams::model_row(shared);
   if (t >= stream_type::first_rows && t < stream_type::seal_boundary(length)) {
-    if (team.rank() == 0) at.decode(t, 1, stored);
-    team.sync();
+    at.decode_row(t, stored, team);
   } else {
     at.read_exact(at.exact_row(t), stored, team);
   }

@@ -45,10 +45,8 @@ status truncate(const cache_view<Spec>& view, const step_view& step, int index, 
     return status::null_pointer;
   const int64 length = step.seq_lens[index];
   if (kept < 0 || kept > length) return status::bad_position;
-  for (int64 p = oldest_needed<Spec>(kept) / Spec::tokens_per_page; p * Spec::tokens_per_page < kept; ++p) {
-    if (p >= step.block_table_stride || step.block(index, p) >= view.blocks) return status::bad_position;
-    if (step.block(index, p) < 0) return status::evicted;
-  }
+  const status present = kvc::detail::check_present(view, step, index, oldest_needed<Spec>(kept), kept);
+  if (present != status::ok) return present;
   for (int slot = 0; slot < view.model.slots(); ++slot) {
     for (int head = 0; head < view.model.stored_heads(); ++head) {
       unseal(stream_rows<Spec, true>(view, step, index, slot, head), length, kept, held.first);

@@ -46,10 +46,8 @@ status gather(const cache_view<Spec>& view, const step_view& step, int index, in
     return status::null_pointer;
   if (begin < 0 || begin > end || end > step.seq_lens[index]) return status::bad_position;
   if (k.data == nullptr || v.data == nullptr) return status::null_pointer;
-  for (int64 page = begin / Spec::tokens_per_page; page * Spec::tokens_per_page < end; ++page) {
-    if (page >= step.block_table_stride || step.block(index, page) >= view.blocks) return status::bad_position;
-    if (step.block(index, page) < 0) return status::evicted;
-  }
+  const status present = kvc::detail::check_present(view, step, index, begin, end);
+  if (present != status::ok) return present;
   const int slot = view.model.slot(layer);
   detail::gather_stream<Spec, true>(view, step, index, slot, begin, end, k, part);
   detail::gather_stream<Spec, false>(view, step, index, slot, begin, end, v, part);

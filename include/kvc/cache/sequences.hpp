@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include <algorithm>
-#include <cstring>
+#include <span>
 #include <vector>
 
 #include "kvc/cache/append.hpp"
-#include "kvc/host/blocks.hpp"
-#include "kvc/host/buffer.hpp"
+#include "kvc/cache/blocks.hpp"
 
-namespace kvc::inline v0_1::host {
+namespace kvc::inline v0_1 {
 
 /// A sequence of an owning cache: its length and the blocks that hold its pages.
 struct sequence_state {
@@ -19,16 +17,22 @@ struct sequence_state {
   held_rows held;
 };
 
+/// `rows` new rows of one sequence in a step.
+struct step_request {
+  int sequence = 0;
+  int64 rows = 0;
+};
+
 /// The sequences of an owning cache and the page memory that they share: which block holds which page, copy on write,
-/// eviction. All or nothing is the caller's affair: ask blocks_needed, then grow.
-template <class Spec>
+/// eviction. Pages is the memory, on the host or on a device: reset(block) makes a block ready for new rows, and
+/// copy(from, to) copies one.
+template <class Spec, class Pages>
 class sequence_table {
  public:
-  sequence_table(const extents<Spec>& e, int sequences, int64 blocks)
-      : model_(e),
-        page_bytes_(Spec::page_bytes(e.stored_heads())),
-        pool_(blocks),
-        memory_(page_pool_bytes<Spec>(e, blocks)),
+  template <class... Arguments>
+  sequence_table(int sequences, int64 blocks, Arguments&&... of_pages)
+      : pool_(blocks),
+        pages_(blocks, static_cast<Arguments&&>(of_pages)...),
         states_(static_cast<std::size_t>(sequences)) {}
 
   bool exists(int id) const {
@@ -44,11 +48,10 @@ class sequence_table {
     return -1;
   }
 
-  const buffer& memory() const { return memory_; }
-  int64 page_bytes() const { return page_bytes_; }
+  const Pages& pages() const { return pages_; }
   int64 blocks() const { return pool_.size(); }
+  int64 blocks_in_use() const { return pool_.in_use(); }
   int64 available() const { return pool_.available(); }
-  int64 bytes_in_use() const { return pool_.in_use() * model_.slots() * page_bytes_; }
 
   /// `to` shares all pages of `from`.
   void share(const sequence_state& from, sequence_state& to) {
@@ -64,6 +67,39 @@ class sequence_table {
       if (block >= 0) pool_.release(block);
     }
     s = {};
+  }
+
+  /// Takes all pages that a step of up to `most_rows` rows needs, or none.
+  status reserve(std::span<const step_request> requests, int64 most_rows) {
+    int64 rows = 0;
+    int64 needed = 0;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      const step_request& r = requests[i];
+      if (!exists(r.sequence)) return status::bad_sequence;
+      for (std::size_t j = 0; j < i; ++j) {
+        if (requests[j].sequence == r.sequence) return status::invalid_argument;
+      }
+      if (r.rows < 0) return status::invalid_argument;
+      rows += r.rows;
+      if (rows > most_rows) return status::out_of_capacity;
+      needed += blocks_needed((*this)[r.sequence], r.rows);
+    }
+    if (needed > available()) return status::out_of_capacity;
+    for (const step_request& r : requests) grow((*this)[r.sequence], r.rows);
+    return status::ok;
+  }
+  /// A new sequence of `length` rows with one block per page that is `present`; -1 if there are none left.
+  int load(std::span<const byte> present, int64 length) {
+    int64 needed = 0;
+    for (const byte p : present) needed += p;
+    const int id = unused();
+    if (id < 0 || needed > available()) return -1;
+    sequence_state& s = (*this)[id];
+    s.in_use = true;
+    for (const byte p : present) s.blocks.push_back(p != 0 ? take_block() : -1);
+    s.length = length;
+    s.held.template loaded<Spec>(length);
+    return id;
   }
 
   /// Blocks that `rows` more rows take.
@@ -88,20 +124,15 @@ class sequence_table {
       int32& block = s.blocks[static_cast<std::size_t>(p)];
       if (block < 0 || !pool_.is_shared(block)) continue;
       const int32 copy = take_block();
-      for (int slot = 0; slot < model_.slots(); ++slot) {
-        std::memcpy(page(slot, copy), page(slot, block), static_cast<std::size_t>(page_bytes_));
-      }
+      pages_.copy(block, copy);
       pool_.release(block);
       block = copy;
     }
     while (static_cast<int64>(s.blocks.size()) < end) s.blocks.push_back(take_block());
   }
-  /// A zeroed block.
   int32 take_block() {
     const int32 block = pool_.take();
-    for (int slot = 0; slot < model_.slots(); ++slot) {
-      std::memset(page(slot, block), 0, static_cast<std::size_t>(page_bytes_));
-    }
+    pages_.reset(block);
     return block;
   }
   /// Frees pages past the end, and those that no later query sees.
@@ -125,9 +156,6 @@ class sequence_table {
   }
 
  private:
-  byte* page(int slot, int32 block) const {
-    return memory_.data() + (static_cast<int64>(slot) * pool_.size() + block) * page_bytes_;
-  }
   /// Pages of a sequence that `rows` more rows write to: from the oldest that may be sealed now to the newest.
   static void written_pages(const sequence_state& s, int64 rows, int64& begin, int64& end) {
     const int64 indptr[2] = {0, rows};
@@ -135,11 +163,9 @@ class sequence_table {
     touched_pages<Spec>(one, 0, begin, end);
   }
 
-  extents<Spec> model_;
-  int64 page_bytes_;
   block_pool pool_;
-  buffer memory_;
+  Pages pages_;
   std::vector<sequence_state> states_;
 };
 
-}  // namespace kvc::inline v0_1::host
+}  // namespace kvc::inline v0_1

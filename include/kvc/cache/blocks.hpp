@@ -5,7 +5,7 @@
 
 #include "kvc/core/config.hpp"
 
-namespace kvc::inline v0_1::host {
+namespace kvc::inline v0_1 {
 
 /// The free list and reference counts of a pool of blocks. A block is one page in every slot.
 class block_pool {
@@ -36,4 +36,4 @@ class block_pool {
   std::vector<int32> free_;
 };
 
-}  // namespace kvc::inline v0_1::host
+}  // namespace kvc::inline v0_1

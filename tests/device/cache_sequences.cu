@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include "device_twin.cuh"
+
+// cuda::cache does what host::cache does: random sequences of operations on both, the same statuses, the same bytes.
+
+namespace {
+
+using namespace kvc_test;
+using kvc::status;
+
+template <class Function>
+status status_of(const Function& f) {
+  try {
+    f();
+  } catch (const kvc::error& e) {
+    return e.code();
+  }
+  return status::ok;
+}
+
+template <class Spec>
+class pair_of_caches {
+ public:
+  explicit pair_of_caches(std::uint64_t seed)
+      : random_(seed), host_(options, extents_of<Spec>()), device_(options, stream_.get(), extents_of<Spec>()) {}
+
+  void run(int operations) {
+    const kvc::extents<Spec> e = host_.model();
+    for (int n = 0; n < operations; ++n) {
+      CAPTURE(n);
+      const int64 what = random_.below(10);
+      if (live_.empty() || (what == 0 && live_.size() < 5)) {
+        both([](auto& c) { return c.add_sequence(); }, [this](int id) { live_.push_back(id); });
+      } else if (what == 1 && live_.size() < 5) {
+        const int from = pick();
+        both([&](auto& c) { return c.fork(from); }, [this](int id) { live_.push_back(id); });
+      } else if (what == 2) {
+        const int id = pick();
+        const int64 length = random_.between(0, host_.length(id));
+        both([&](auto& c) { return c.truncate(id, length), 0; }, [](int) {});
+      } else if (what == 3 && live_.size() > 2) {
+        const std::size_t at = static_cast<std::size_t>(random_.below(static_cast<int64>(live_.size())));
+        const int id = live_[at];
+        both([&](auto& c) { return c.remove(id), 0; }, [](int) {});
+        live_.erase(live_.begin() + static_cast<std::ptrdiff_t>(at));
+      } else if (what == 4 && live_.size() < 5) {
+        // Saved on one side, loaded on the other.
+        const std::vector<byte> file = random_.below(2) == 0 ? host_.save(pick()) : device_.save(pick());
+        both([&](auto& c) { return c.load(file); }, [this](int id) { live_.push_back(id); });
+      } else {
+        step(e);
+      }
+      if (live_.empty()) continue;
+      const int id = pick();
+      CHECK(host_.length(id) == device_.length(id));
+      CHECK(host_.save(id) == device_.save(id));
+      CHECK(host_.memory().pages_in_use == device_.memory().pages_in_use);
+    }
+    for (const int id : live_) CHECK(host_.save(id) == device_.save(id));
+    CHECK(steps_ > 0);
+
+    // What is refused is refused alike.
+    const auto alike = [&](const auto& f) {
+      const status a = status_of([&] { f(host_); });
+      CHECK(a == status_of([&] { f(device_); }));
+      CHECK(a != status::ok);
+    };
+    alike([](auto& c) { c.truncate(77, 0); });
+    alike([&](auto& c) { c.truncate(live_[0], c.length(live_[0]) + 1); });
+    alike([](auto& c) { c.commit(); });
+    alike([&](auto& c) { c.reserve(live_[0], options.max_step_rows + 1); });
+    alike([&](auto& c) { c.load(std::vector<byte>(40, byte{1})); });
+    alike([&](auto& c) {
+      c.reserve(live_[0], 0);
+      c.reserve(live_[0], 0);
+    });
+    host_.abandon();
+    device_.abandon();
+  }
+
+ private:
+  static constexpr kvc::cache_options options = {.capacity = 1500, .max_sequences = 6, .max_step_rows = 90};
+
+  class owned_stream {
+   public:
+    owned_stream() { require_cuda(cudaStreamCreate(&stream_), "cudaStreamCreate"); }
+    ~owned_stream() { cudaStreamDestroy(stream_); }
+    cudaStream_t get() const { return stream_; }
+
+   private:
+    cudaStream_t stream_ = nullptr;
+  };
+
+  int pick() { return live_[static_cast<std::size_t>(random_.below(static_cast<int64>(live_.size())))]; }
+
+  /// The same call on both sides: the same answer, or the same refusal.
+  template <class Call, class Then>
+  void both(const Call& call, const Then& then) {
+    int on_host = -1, on_device = -2;
+    const status a = status_of([&] { on_host = call(host_); });
+    const status b = status_of([&] { on_device = call(device_); });
+    CHECK(a == b);
+    if (a != status::ok || b != status::ok) return;
+    REQUIRE(on_host == on_device);
+    then(on_host);
+  }
+
+  void step(const kvc::extents<Spec>& e) {
+    std::vector<step_request> requests;
+    int64 rows = 0;
+    for (const int id : live_) {
+      const int64 n = random_.below(3) == 0 ? random_.between(2, 30) : random_.below(2);
+      if (random_.below(4) == 0 || rows + n > options.max_step_rows || host_.length(id) > 300) continue;
+      requests.push_back({id, n});
+      rows += n;
+    }
+    const status a = host_.try_reserve(requests);
+    CHECK(a == device_.try_reserve(requests));
+    if (a != status::ok) return;
+    ++steps_;
+    for (int layer = 0; layer < e.layers; ++layer) {
+      if (!e.writes(layer)) continue;
+      const layer_rows<Spec, kvc::bf16> in(e, rows, random_.next(), false);
+      in.append(host_, layer);
+      if constexpr (Spec::is_latent) {
+        device_.append(layer, in.device_k.data());
+      } else {
+        device_.append(layer, in.device_k.data(), in.device_v.data());
+      }
+      device_.synchronize();  // the rows are freed
+    }
+    if (random_.below(8) == 0) {
+      host_.abandon();
+      device_.abandon();
+      return;
+    }
+    std::vector<int64> accepted;
+    for (const step_request& r : requests)
+      accepted.push_back(random_.below(3) == 0 ? random_.between(0, r.rows) : r.rows);
+    host_.commit(accepted);
+    device_.commit(accepted);
+  }
+
+  owned_stream stream_;
+  generator random_;
+  kvc::host::cache<Spec> host_;
+  kvc::cuda::cache<Spec> device_;
+  std::vector<int> live_;
+  int steps_ = 0;
+};
+
+/// Gathered rows: what the host decodes, within the rounding of fp32 sums.
+template <class Spec>
+void same_rows() {
+  kvc::host::cache<Spec> host({.capacity = 300, .max_step_rows = 150}, extents_of<Spec>());
+  kvc::cuda::cache<Spec> device({.capacity = 300, .max_step_rows = 150}, nullptr, extents_of<Spec>());
+  const kvc::extents<Spec> e = host.model();
+  const int id = host.add_sequence();
+  REQUIRE(device.add_sequence() == id);
+  host.reserve(id, 141);
+  for (int layer = 0; layer < e.layers; ++layer) {
+    if (e.writes(layer)) layer_rows<Spec, float>(e, 141, 8, false).append(host, layer);
+  }
+  host.commit();
+  REQUIRE(device.load(host.save(id)) == id + 1);
+  const std::size_t k_size = static_cast<std::size_t>(141 * e.stored_heads() * Spec::first_stream::model_width);
+  const std::size_t v_size = static_cast<std::size_t>(141 * e.stored_heads() * Spec::second_stream::model_width);
+  std::vector<float> k(k_size), v(v_size);
+  host.gather(id, e.layers - 1, 0, 141, k.data(), v.data());
+  const device_array<float> device_k(nullptr, k_size), device_v(nullptr, v_size);
+  device.gather(id + 1, e.layers - 1, 0, 141, device_k.data(), device_v.data());
+  device.synchronize();
+  const std::vector<float> gathered_k = device_k.back(), gathered_v = device_v.back();
+  const auto worst = [](const std::vector<float>& a, const std::vector<float>& b) {
+    float most = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]) / (1 + std::abs(b[i])));
+    return most;
+  };
+  CHECK(worst(gathered_k, k) <= Spec::first_stream::model_width * 6e-8f);
+  CHECK(worst(gathered_v, v) <= Spec::second_stream::model_width * 6e-8f);
+  std::vector<float> altered = gathered_k;
+  altered[altered.size() / 2] += 0.01f;
+  CHECK(worst(altered, k) > Spec::first_stream::model_width * 6e-8f);
+  CHECK(status_of([&] { device.gather(id + 1, 0, 0, 142, device_k.data(), device_v.data()); }) == status::bad_position);
+  CHECK(status_of([&] { device.gather(id + 1, 99, 0, 1, device_k.data(), device_v.data()); }) == status::bad_layer);
+}
+
+using model = shape<2, 4, 2, 64>;
+using grouped_tokens =
+    compose<model, shared<2>, kv<integer<4, 32, affine, per_channel>, exact_ends<3, 5, integer<4, 32>>>>;
+using evicting = compose<model, rotated<integer<4, 64>>, sinks_and_window<2, 70>, storage<16>>;
+using flagship = kvc::clla_cache<shape<2, 4, 4, 32>, 64, 16>;
+
+}  // namespace
+
+TEST_CASE("operations: groups of tokens and exact ends") {
+  pair_of_caches<grouped_tokens>(1).run(60);
+  pair_of_caches<grouped_tokens>(2).run(60);
+}
+
+TEST_CASE("operations: sinks and window") {
+  pair_of_caches<evicting>(3).run(80);
+}
+
+TEST_CASE("operations: the flagship") {
+  pair_of_caches<flagship>(4).run(60);
+}
+
+TEST_CASE("gather decodes what the host decodes") {
+  same_rows<grouped_tokens>();
+  same_rows<evicting>();
+  same_rows<flagship>();
+}

@@ -37,7 +37,8 @@
 //
 // Products in less than fp32 (tensor cores) round their factors: q, k, p and v, each by a relative r (2^-9 for bf16,
 // 2^-16 for pairs of bf16, whose smallest product is left out). Then delta grows by 2 r scale sum_i |q_i k_i|, the
-// output's tolerance by 2 r A_c. That is far above what independent roundings give, so the whole output vector is
+// output's tolerance by 4 r sum_t p_t max_c |v_tc| / l (a factor may be a value less its group's lowest: at most twice
+// the largest magnitude). That is far above what independent roundings give, so the whole output vector is
 // checked as well: its error is a sum over rows of p_t |v_t| times roundings of size r (1 + scale |(q_i k_i)|), and may
 // be 6 times the root of the sum of their squares.
 //
@@ -160,6 +161,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   const bool values_mix = values.mixes || values.centres > 0;
   std::vector<double> channel(f.output_width, 0.0);
   double mixed = 0;
+  double largest_values = 0;
   double squares = 0;
   for (std::size_t t = 0; t < in.keys.size(); ++t) {
     double score = 0;
@@ -169,12 +171,15 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
     const double weight = std::exp(score - o.lse);
     const double length = norm(in.values[t]) + 2 * values.mean_norm;
     mixed += weight * length;
+    double largest_value = 0;
+    for (const double x : in.values[t]) largest_value = std::max(largest_value, std::isfinite(x) ? std::fabs(x) : 0);
+    largest_values += weight * largest_value;
     squares += weight * weight * length * length;
     for (int c = 0; c < f.output_width; ++c) channel[c] += weight * std::fabs(in.values[t][c]);
   }
   for (int c = 0; c < f.output_width; ++c) {
     const double rounding = values_mix ? (2 * n + transform_depth(values) + 4) * mixed : (2 * n + 4) * channel[c];
-    e.out_tolerance.push_back(2 * a * channel[c] + 2 * r * (values_mix ? mixed : channel[c]) +
+    e.out_tolerance.push_back(2 * a * channel[c] + 4 * r * (values_mix ? mixed : largest_values) +
                               unit_roundoff * rounding + row_count * 1.2e-38);
   }
   if (r > 0) {

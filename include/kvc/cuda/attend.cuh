@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include "kvc/attention/state.hpp"
 #include "kvc/cuda/attend_kernel.cuh"
 
@@ -10,80 +8,76 @@ namespace kvc::inline v0_1::cuda {
 
 namespace detail {
 
-/// Joins the splits of one query row and head, takes the sink in, and turns the sum into the model's space: one warp.
+inline constexpr int merge_threads = 128;
+
+/// Joins the splits of one query row and head, takes the sink in, and turns the sum into the model's space: one block.
 template <class Spec>
-__global__ void __launch_bounds__(threads)
+KVC_KERNEL void __launch_bounds__(merge_threads)
     merge_kernel(cache_view<Spec> view, const int64* row_indptr, int sequences, int slot, int splits,
                  const float* partial_o, const float* partial_state, const float* sink_logits, rows_view<float> out,
                  float* lse) {
   using shape = attend_shape<Spec>;
   using value_stream = stream_of<Spec, Spec::values_are_first>;
-  extern __shared__ __align__(16) byte shared[];
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64 item = static_cast<int64>(blockIdx.x) * warps + warp;
+  const block_team<merge_threads> team;
+  __shared__ float sum[shape::value_pitch];
+  __shared__ float output[Spec::output_width];
+  __shared__ float weights[most_splits];
+  const int64 item = blockIdx.x;
   const int64 row = item / view.model.query_heads;
   const int query_head = static_cast<int>(item % view.model.query_heads);
   if (row >= row_indptr[sequences]) return;
   const int head = query_head / view.model.group();
-
-  float* sum = reinterpret_cast<float*>(shared) + warp * (shape::value_pitch + Spec::output_width);
-  float* output = sum + shape::value_pitch;
   const float minus_infinity = -infinity();
 
+  // A split without rows has m = -inf and l = 0; where all scores are -inf, m is that as well.
   const float* states = partial_state + 2 * item * splits;
-  softmax_state rows;  // of the rows alone
-  for (int s = lane; s < splits; s += 32) rows.m = fmaxf(rows.m, states[2 * s]);
-  for (int x = 16; x > 0; x /= 2) rows.m = fmaxf(rows.m, __shfl_xor_sync(~0u, rows.m, x));
-  softmax_state total = rows;
-  if (sink_logits != nullptr) total.m = fmaxf(rows.m, sink_logits[query_head]);
-  const float top = total.m == minus_infinity ? 0.0f : total.m;
-  const auto weight = [&](int s) {
-    const float m = states[2 * s];
-    return m == minus_infinity && states[2 * s + 1] == 0 ? 0.0f : m == top ? 1.0f : exp_of(m - top);
-  };
-  for (int s = lane; s < splits; s += 32) rows.l += states[2 * s + 1] * weight(s);
-  for (int x = 16; x > 0; x /= 2) rows.l += __shfl_xor_sync(~0u, rows.l, x);
-  total.l = rows.l;
-  if (sink_logits != nullptr) total.l += exp_of(sink_logits[query_head] - top);
+  float m = minus_infinity;
+  for (int s = team.rank(); s < splits; s += team.size()) m = fmaxf(m, states[2 * s]);
+  m = team.largest(m);
+  if (sink_logits != nullptr) m = fmaxf(m, sink_logits[query_head]);
+  const float top = m == minus_infinity ? 0.0f : m;
+  float l = 0;
+  for (int s = team.rank(); s < splits; s += team.size()) {
+    const float2 state = *reinterpret_cast<const float2*>(states + 2 * s);
+    // Not inf - inf, which the states of one split do not meet either.
+    weights[s] = state.y == 0 ? 0.0f : state.x == top ? 1.0f : exp_of(state.x - top);
+    l += state.y * weights[s];
+  }
+  l = team.sum(l);
+  team.sync();
+  const float total = sink_logits == nullptr ? l : l + exp_of(sink_logits[query_head] - top);
 
-  const float inverse = total.l == 0 ? 0.0f : 1.0f / total.l;
+  const float inverse = total == 0 ? 0.0f : 1.0f / total;
   const float* parts = partial_o + item * splits * shape::value_pitch;
-  for (int c = lane; c < shape::value_pitch; c += 32) {
+  for (int c = team.rank(); c < shape::value_pitch; c += team.size()) {
     float x = 0;
+#pragma unroll 8
     for (int s = 0; s < splits; ++s) {
-      const float w = weight(s);
-      if (states[2 * s + 1] != 0) x += w * parts[static_cast<int64>(s) * shape::value_pitch + c];
+      const float w = weights[s];
+      if (w != 0) x += w * parts[static_cast<int64>(s) * shape::value_pitch + c];
     }
     sum[c] = x * inverse;
   }
-  __syncwarp();
+  team.sync();
 
   const float* constants = nullptr;
   if (view.calibration.data != nullptr) {
     constants = Spec::values_are_first ? view.calibration.first(slot, head) : view.calibration.second(slot, head);
   }
-  if (lane == 0) transform<value_stream>::unfold_output(sum, rows.l * inverse, output, constants);
-  __syncwarp();
-  for (int c = lane; c < Spec::output_width; c += 32) out.at(row, query_head)[c] = output[c];
-  if (lse != nullptr && lane == 0) lse[item] = total.l == 0 ? minus_infinity : total.m + log_of(total.l);
+  transform<value_stream>::unfold_output(sum, l * inverse, output, constants, team);
+  team.sync();
+  for (int c = team.rank(); c < Spec::output_width; c += team.size()) out.at(row, query_head)[c] = output[c];
+  if (lse != nullptr && team.rank() == 0) lse[item] = total == 0 ? minus_infinity : m + log_of(total);
 }
 
 template <class Spec, class T, int Queries>
 status launch_attend(const cache_view<Spec>& view, const step_view& step, const attend_plan& plan, int slot,
                      rows_view<const T> q, const attend_params& params, float* partial_o, float* partial_state,
                      cudaStream_t stream) {
-  constexpr int bytes = attend_layout<Spec, Queries>::bytes;
-  const auto kernel = attend_kernel<Spec, T, Queries>;
-  if constexpr (bytes > 48 * 1024) {
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess) {
-      return status::unsupported;
-    }
-  }
   const dim3 grid(static_cast<unsigned>(step.sequences * view.model.stored_heads() * plan.query_blocks),
                   static_cast<unsigned>(plan.splits));
-  kernel<<<grid, threads, bytes, stream>>>(view, step, slot, plan.query_blocks, q, params, partial_o, partial_state);
-  return cudaPeekAtLastError() == cudaSuccess ? status::ok : status::unsupported;
+  return launch(attend_kernel<Spec, T, Queries>, grid, attend_shape<Spec>::threads, attend_layout<Spec, Queries>::bytes,
+                stream, "attend", view, step, slot, plan.query_blocks, q, params, partial_o, partial_state);
 }
 
 }  // namespace detail
@@ -100,17 +94,13 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,
               int64 workspace_bytes, cudaStream_t stream, const device_limits& device = {}) {
   using shape = detail::attend_shape<Spec>;
-  const status s = kvc::detail::check_view(view);
+  const status s = detail::check_step(view, step, bounds);
   if (s != status::ok) return s;
   if (layer < 0 || layer >= view.model.layers) return status::bad_layer;
   if (!(params.scale > 0) || params.soft_cap < 0 || params.window < 0) return status::invalid_argument;
-  if (step.sequences != bounds.sequences || bounds.total_rows < 0 || bounds.max_rows < 0 || bounds.max_length < 0) {
-    return status::invalid_argument;
-  }
+  if (step.sequences != bounds.sequences) return status::invalid_argument;
   if (bounds.total_rows == 0 || bounds.sequences == 0) return status::ok;
   if (q.data == nullptr || out.data == nullptr || workspace == nullptr) return status::null_pointer;
-  if (step.seq_lens == nullptr || step.row_indptr == nullptr || step.block_table == nullptr)
-    return status::null_pointer;
   if (reinterpret_cast<size_type>(workspace) % 16 != 0) return status::misaligned;
   if (workspace_bytes < attend_workspace_bytes<Spec>(view.model, bounds, device)) return status::workspace_too_small;
   if constexpr (Spec::first_stream::is_deferred) {
@@ -136,12 +126,9 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
     launched = launch.template operator()<shape::many>();
   }
   if (launched != status::ok) return launched;
-  constexpr int bytes = detail::warps * (shape::value_pitch + Spec::output_width) * static_cast<int>(sizeof(float));
-  detail::merge_kernel<Spec>
-      <<<static_cast<unsigned>(ceil_div<int64>(items, detail::warps)), detail::threads, bytes, stream>>>(
-          view, step.row_indptr, step.sequences, slot, plan.splits, partial_o, partial_state, params.sink_logits, out,
-          lse);
-  return cudaPeekAtLastError() == cudaSuccess ? status::ok : status::unsupported;
+  return detail::launch(detail::merge_kernel<Spec>, dim3(static_cast<unsigned>(items)), detail::merge_threads, 0,
+                        stream, "attend", view, step.row_indptr, step.sequences, slot, plan.splits, partial_o,
+                        partial_state, params.sink_logits, out, lse);
 }
 
 }  // namespace kvc::inline v0_1::cuda

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include "kvc/attention/mask.hpp"
-#include "kvc/attention/params.hpp"
 #include "kvc/cuda/attend_plan.hpp"
+#include "kvc/cuda/attend_spans.cuh"
 #include "kvc/cuda/attend_tile.cuh"
+#include "kvc/cuda/launch.cuh"
+#include "kvc/cuda/team.cuh"
 
 // Attention of a block of queries over a share of one sequence's rows, from the compressed form, on tensor cores.
 //
@@ -15,34 +16,27 @@
 // A thread block owns Queries queries that share a stored head (query rows x group) and walks over its tiles:
 //
 //   codes of the next tiles on their way to shared memory (staged)
-//   decode keys -> bf16 tile | scores, maxima | decode values -> the same tile | sums
+//   keys -> bf16 tile | scores, maxima | values -> the same tile | sums
 //
-// A latent cache decodes once: the latent serves as keys and values. Rows that are exact (first rows, open tail) are
-// tiles of their own: a tile has one source per stream, and a mask takes care that every query sees each row once, from
-// the source that its own length names.
+// A latent cache loads one tile: the latent serves as keys and values. Where rows are scale * u + offset (codes.cuh),
+// tiles hold u, and with constants per row t and group g of channels
+//
+//   S[t] = sum_g scale[t][g] <q_g, u_tg> + offset[t][g] sum(q_g)
+//   O_g  = sum_t (p_t scale[t][g]) u_tg + sum_t p_t offset[t][g]
 
 namespace kvc::inline v0_1::cuda::detail {
-
-/// Where the rows of a tile are read from.
-struct tile_source {
-  bool first_exact;
-  bool second_exact;
-};
-
-/// Consecutive rows that a block visits.
-struct tile_span {
-  int64 begin;
-  int64 end;
-  tile_source source;
-};
 
 template <class Spec, int Queries>
 struct attend_layout {
   using shape = attend_shape<Spec>;
   static constexpr int rows = shape::tile_rows;
   static constexpr int limbs = shape::limbs;
-  using first_tile = device_tile<Spec, true, true, rows, limbs>;
-  using second_tile = device_tile<Spec, false, Spec::is_latent, rows, limbs>;
+  static constexpr bool folds = Queries <= 16;  // for more queries decoding costs little, and registers would run out
+  static constexpr int warps = shape::warps;
+  static constexpr int threads = shape::threads;
+  using first_tile = device_tile<Spec, true, true, rows, limbs, folds, threads>;
+  using second_tile = device_tile<Spec, false, Spec::is_latent, rows, limbs, folds, threads>;
+  using value_tile = device_tile<Spec, Spec::is_latent, Spec::is_latent, rows, limbs, folds, threads>;
 
   static constexpr int row_blocks = rows / 16;
   static constexpr int query_blocks = Queries / 8;
@@ -50,28 +44,39 @@ struct attend_layout {
   static constexpr int warp_queries = ceil_div(query_blocks, warp_stride);
   static constexpr int value_blocks = shape::value_pitch / 16;
   static constexpr int warp_values = ceil_div(value_blocks, warps);
+  static constexpr int groups = first_tile::groups + second_tile::groups;
+  static constexpr int weight_groups = max_of(1, value_tile::groups);
 
   // Strides in elements; an odd number of 16-byte slots each.
   static constexpr int query_stride = shape::score_pitch + 8;
   static constexpr int tile_stride = shape::tile_pitch + 8;
   static constexpr int weight_stride = Queries + (query_blocks % 2 == 0 ? 8 : 16);
+  static constexpr int limb_stride = rows * tile_stride;
 
-  static constexpr int stage_bytes = first_tile::shape::stage_bytes + second_tile::shape::stage_bytes;
-  static constexpr int stages = stage_bytes > 12288 ? 2 : 3;
+  static constexpr int stage_bytes = first_tile::stage_bytes + second_tile::stage_bytes;
+  static constexpr int stages = stage_bytes > 6144 ? 2 : 3;
 
   // Shared memory, in bytes.
   static constexpr int query_at = 0;
   static constexpr int tile_at = query_at + limbs * Queries * query_stride * 2;
-  static constexpr int weight_at = tile_at + limbs * rows * tile_stride * 2;
-  static constexpr int stage_at = weight_at + limbs * rows * weight_stride * 2;
-  static constexpr int maxima_at = stage_at + stages * stage_bytes;
+  static constexpr int weight_at = tile_at + limbs * limb_stride * 2;
+  static constexpr int weight_bytes = limbs * weight_groups * rows * weight_stride * 2;
+  static constexpr int stage_at = weight_at + weight_bytes;
+  static constexpr int constant_at = stage_at + stages * stage_bytes;
+  static constexpr int maxima_at = constant_at + groups * rows * 8;
   static constexpr int shift_at = maxima_at + row_blocks * Queries * 4;
-  static constexpr int span_at = shift_at + Queries * 4;
-  static constexpr int bytes = span_at + 9 * static_cast<int>(sizeof(tile_span));
+  static constexpr int query_sum_at = shift_at + Queries * 4;
+  static constexpr int position_at = query_sum_at + groups * Queries * 4;
+  static constexpr int span_at = position_at + Queries * 4;
+  static constexpr int bytes = span_at + (most_spans + 1) * static_cast<int>(sizeof(tile_span));
+
+  /// Blocks that a multiprocessor should hold: registers are limited for them.
+  static constexpr int blocks = Queries > 16 ? 1 : max_of(1, min_of(shape::blocks, 232448 / (bytes + 1024)));
 
   // Queries are folded in fp32 where the tiles will lie.
   static constexpr int fold_floats = Spec::query_width + shape::score_pitch;
-  static_assert(warps * fold_floats * 4 <= stage_at - tile_at + stages * stage_bytes);
+  static_assert(warps * fold_floats * 4 <= constant_at - tile_at);
+  static_assert(row_blocks * weight_groups * Queries * 4 <= weight_bytes);
 };
 
 template <class Spec, class T, int Queries>
@@ -80,7 +85,13 @@ struct attend_block {
   using layout = attend_layout<Spec, Queries>;
   using first = typename Spec::first_stream;
   using second = typename Spec::second_stream;
-  using tokens = typename Spec::tokens_policy;
+  using first_tile = typename layout::first_tile;
+  using second_tile = typename layout::second_tile;
+  using value_tile = typename layout::value_tile;
+  static constexpr int warps = layout::warps;
+  static constexpr int threads = layout::threads;
+  using scores = float[layout::warp_queries][4];
+  using sums = float[layout::warp_values][layout::query_blocks][4];
 
   const cache_view<Spec>& view;
   const step_view& step;
@@ -92,23 +103,52 @@ struct attend_block {
   int count;  ///< of queries that exist
   byte* shared;
 
+  /// A tile: rows [low, high) of those from `begin` on.
+  struct cursor {
+    int span;
+    int begin;
+    tile_span rows;
+    typename first_tile::page_blocks pages;
+
+    __device__ bool is_end() const { return rows.begin >= rows.end; }
+    __device__ int low() const { return max_of(rows.begin - begin, 0); }
+    __device__ int high() const { return min_of(rows.end - begin, layout::rows); }
+  };
+
+  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  /// The j-th block of 8 queries of those that this warp scores.
+  __device__ static int query_block(int j) {
+    return layout::warp_stride == 1 ? j : warp() / layout::row_blocks + j * layout::warp_stride;
+  }
+  /// The rows of this thread in a tile of scores: this one and the one 8 below.
+  __device__ static int score_row() { return warp() % layout::row_blocks * 16 + lane() / 4; }
+
   __device__ int group() const { return view.model.group(); }
   __device__ int64 position(int n) const { return step.seq_lens[index] + (query + n) / group(); }
-  __device__ int64 earliest() const { return position(0); }
-  __device__ int64 latest() const { return position(count - 1); }
+  __device__ span_finder<Spec, layout::rows> finder() const {
+    return {position(0), position(count - 1), params.window};
+  }
 
   __device__ uint16* queries(int limb) const {
     return reinterpret_cast<uint16*>(shared + layout::query_at) + limb * Queries * layout::query_stride;
   }
   __device__ uint16* tile(int limb) const {
-    return reinterpret_cast<uint16*>(shared + layout::tile_at) + limb * layout::rows * layout::tile_stride;
+    return reinterpret_cast<uint16*>(shared + layout::tile_at) + limb * layout::limb_stride;
   }
-  __device__ uint16* weights(int limb) const {
-    return reinterpret_cast<uint16*>(shared + layout::weight_at) + limb * layout::rows * layout::weight_stride;
+  /// Weights times the scales of a group of channels; second limbs have no groups.
+  __device__ uint16* weights(int group_or_limb) const {
+    return reinterpret_cast<uint16*>(shared + layout::weight_at) + group_or_limb * layout::rows * layout::weight_stride;
   }
   __device__ byte* stage(int i) const { return shared + layout::stage_at + i * layout::stage_bytes; }
+  /// {scale, offset}: [groups of the first stream, then of the second][rows]
+  __device__ float2* first_scales() const { return reinterpret_cast<float2*>(shared + layout::constant_at); }
+  __device__ float2* second_scales() const { return first_scales() + first_tile::groups * layout::rows; }
+  __device__ float2* value_scales() const { return Spec::is_latent ? first_scales() : second_scales(); }
   __device__ float* maxima() const { return reinterpret_cast<float*>(shared + layout::maxima_at); }
   __device__ float* shifts() const { return reinterpret_cast<float*>(shared + layout::shift_at); }
+  __device__ float* query_sums() const { return reinterpret_cast<float*>(shared + layout::query_sum_at); }
+  __device__ int* positions() const { return reinterpret_cast<int*>(shared + layout::position_at); }
   __device__ tile_span* spans() const { return reinterpret_cast<tile_span*>(shared + layout::span_at); }
 
   __device__ const float* first_constants() const {
@@ -120,198 +160,201 @@ struct attend_block {
 
   // ---- Queries into the stored space, once: one warp per query.
 
+  static constexpr bool has_shift =
+      !transform<first>::stack::is_identity || (Spec::is_latent && !transform<second>::stack::is_identity);
+
   __device__ void fold(const rows_view<const T>& q) const {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    float* model_query = reinterpret_cast<float*>(shared + layout::tile_at) + warp * layout::fold_floats;
+    const warp_team<> team;
+    float* model_query = reinterpret_cast<float*>(shared + layout::tile_at) + warp() * layout::fold_floats;
     float* folded = model_query + Spec::query_width;
-    for (int n = warp; n < Queries; n += warps) {
-      for (int c = lane; c < shape::score_pitch; c += 32) folded[c] = 0;
+    for (int n = warp(); n < Queries; n += warps) {
+      for (int c = lane(); c < shape::score_pitch; c += 32) folded[c] = 0;
+      float shift = 0;
       if (n < count) {
         const T* source = q.at(step.row_indptr[index] + (query + n) / group(), head * group() + (query + n) % group());
-        for (int c = lane; c < Spec::query_width; c += 32) model_query[c] = to_float(source[c]);
-        __syncwarp();
-        if (lane == 0) {
-          float shift = transform<first>::fold_query(model_query, folded, first_constants());
-          if constexpr (Spec::is_latent) {
-            shift += transform<second>::fold_query(model_query + first::model_width, folded + shape::first_pitch,
-                                                   second_constants());
-          }
-          shifts()[n] = shift;
+        for (int c = lane(); c < Spec::query_width; c += 32) model_query[c] = to_float(source[c]);
+        team.sync();
+        shift = transform<first>::fold_query(model_query, folded, first_constants(), team);
+        if constexpr (Spec::is_latent) {
+          shift += transform<second>::fold_query(model_query + first::model_width, folded + shape::first_pitch,
+                                                 second_constants(), team);
         }
-      } else if (lane == 0) {
-        shifts()[n] = 0;
       }
-      __syncwarp();
-      place<shape::first_pitch>(folded, 0, n, lane);
-      if constexpr (Spec::is_latent)
-        place<shape::second_pitch>(folded + shape::first_pitch, shape::first_pitch, n, lane);
-      __syncwarp();
+      if (lane() == 0) {
+        shifts()[n] = shift;
+        positions()[n] = static_cast<int>(position(min_of(n, count - 1)));
+      }
+      team.sync();
+      place<first_tile>(folded, 0, n, query_sums());
+      if constexpr (Spec::is_latent) {
+        place<second_tile>(folded + shape::first_pitch, shape::first_pitch, n,
+                           query_sums() + first_tile::groups * Queries);
+      }
+      team.sync();
     }
   }
-  template <int Pitch>
-  __device__ void place(const float* folded, int begin, int n, int lane) const {
-    for (int s = lane; s < Pitch / 8; s += 32) {
-      const float* x = folded + slots<Pitch / 16>::channel(s);
-      for (int i = 0; i < 4; ++i) {
-        const uint32 high = pack_bf16(x[2 * i], x[2 * i + 1]);
-        const int at = n * layout::query_stride + begin + 8 * s + 2 * i;
-        *reinterpret_cast<uint32*>(queries(0) + at) = high;
+  /// A folded query in the order of the tile's slots, and the sums of its groups as they were rounded.
+  template <class Tile>
+  __device__ void place(const float* folded, int begin, int n, float* group_sums) const {
+    float sum[max_of(1, Tile::groups)] = {};
+    for (int s = lane(); s < Tile::pitch / 8; s += 32) {
+      for (int i = 0; i < 8; i += 2) {
+        const float low = folded[Tile::channel(s, i)];
+        const float high = folded[Tile::channel(s, i + 1)];
+        const uint32 pair = pack_bf16(low, high);
+        const int at = n * layout::query_stride + begin + 8 * s + i;
+        *reinterpret_cast<uint32*>(queries(0) + at) = pair;
         if constexpr (layout::limbs == 2) {
-          *reinterpret_cast<uint32*>(queries(1) + at) = pack_rest(x[2 * i], x[2 * i + 1], high);
+          *reinterpret_cast<uint32*>(queries(1) + at) = pack_rest(low, high, pair);
+        }
+#pragma unroll
+        for (int g = 0; g < Tile::groups; ++g) {
+          if (Tile::group_of_slot(s) == g) sum[g] += low_bf16(pair) + high_bf16(pair);
+        }
+      }
+    }
+    for (int g = 0; g < Tile::groups; ++g) {
+      const float total = warp_team<>::sum(sum[g]);
+      if (lane() == 0) group_sums[g * Queries + n] = total;
+    }
+  }
+
+  // ---- Scores of this warp's block of 16 rows and its blocks of 8 queries.
+
+  /// d += the product over Channels elements of a row from `begin` on.
+  template <int Channels>
+  __device__ void multiply(scores& d, int begin, int key_limb, int query_limb) const {
+    const uint16* k = tile(key_limb) + (warp() % layout::row_blocks * 16 + lane() % 16) * layout::tile_stride +
+                      lane() / 16 * 8 + begin;
+    const uint16* q = queries(query_limb) + lane() % 8 * layout::query_stride + lane() / 8 * 8 + begin;
+#pragma unroll
+    for (int c = 0; c < Channels; c += 32) {
+      const bool pair = c + 16 < Channels;
+      uint32 a[2][4];
+      load_matrices(a[0], k + c);
+      if (pair) load_matrices(a[1], k + c + 16);
+#pragma unroll
+      for (int j = 0; j < layout::warp_queries; ++j) {
+        if (query_block(j) >= layout::query_blocks) continue;
+        uint32 b[4];
+        load_matrices(b, q + query_block(j) * 8 * layout::query_stride + (pair ? c : c - (lane() / 16) * 16));
+        multiply_add(d[j], a[0], b[0], b[1]);
+        if (pair) multiply_add(d[j], a[1], b[2], b[3]);
+      }
+    }
+  }
+  template <class Tile>
+  __device__ void score_part(scores& s, int begin, const float2* scales, const float* group_sums) const {
+    if constexpr (Tile::groups == 0) {
+      multiply<Tile::pitch>(s, begin, 0, 0);
+      if constexpr (layout::limbs == 2) {
+        multiply<Tile::pitch>(s, begin, 1, 0);
+        multiply<Tile::pitch>(s, begin, 0, 1);
+      }
+    } else {
+      constexpr int half = Tile::groups == 1 ? Tile::pitch : Tile::group_chunks * 8;
+#pragma unroll
+      for (int g = 0; g < Tile::groups; ++g) {
+        scores d = {};
+        multiply<half>(d, begin + g * half, 0, 0);
+        if constexpr (Tile::groups > 1) multiply<half>(d, begin + Tile::chunks * 8 + g * half, 0, 0);
+        const float2 k[2] = {scales[g * layout::rows + score_row()], scales[g * layout::rows + score_row() + 8]};
+#pragma unroll
+        for (int j = 0; j < layout::warp_queries; ++j) {
+          if (query_block(j) >= layout::query_blocks) continue;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) s[j][i] += k[i / 2].x * d[j][i];
+          if constexpr (Tile::has_offset) {
+            const float2 sum =
+                *reinterpret_cast<const float2*>(group_sums + g * Queries + query_block(j) * 8 + lane() % 4 * 2);
+            s[j][0] += k[0].y * sum.x;
+            s[j][1] += k[0].y * sum.y;
+            s[j][2] += k[1].y * sum.x;
+            s[j][3] += k[1].y * sum.y;
+          }
         }
       }
     }
   }
-
-  // ---- Which rows: spans with one source per stream, those of sealed rows dealt to the splits.
-
-  __device__ void find_spans(int split, int splits) const {
-    const int64 shortest = earliest() + 1;
-    const int64 longest = latest() + 1;
-    const visible_rows v = visible_at(earliest(), tokens::sinks, tokens::window, params.window);
-    const int64 sealed = min_of(first::seal_boundary(longest), second::seal_boundary(longest));
-    int n = 0;
-    const auto add = [&](int64 begin, int64 end, tile_source source) {
-      if (begin < end) spans()[n++] = {begin, end, source};
-    };
-
-    // Sealed rows: the sinks, where a gap parts them from the newest rows, and the rest. A split takes whole tiles.
-    int64 begin = v.recent.begin;
-    int64 sinks_begin = 0;
-    int64 sinks_end = 0;
-    if (!v.sinks.empty()) {
-      if (begin <= tokens::sinks) {
-        begin = v.sinks.begin;
-      } else {
-        sinks_begin = max_of<int64>(v.sinks.begin, ends);
-        sinks_end = min_of<int64>(tokens::sinks, sealed);
+  /// The same for pairs of bf16 where a key is infinite: the products of its parts would give NaN.
+  __device__ void score_plainly(scores& s) const {
+    for (int j = 0; j < layout::warp_queries; ++j) {
+      for (int i = 0; i < 4; ++i) {
+        const int k = (score_row() + i / 2 * 8) * layout::tile_stride;
+        const int q = min_of(query_block(j) * 8 + lane() % 4 * 2 + i % 2, Queries - 1) * layout::query_stride;
+        float sum = 0;
+        for (int c = 0; c < shape::score_pitch; ++c) {
+          const float key = bf16{tile(0)[k + c]}.value() + bf16{tile(1)[k + c]}.value();
+          const float query_value = bf16{queries(0)[q + c]}.value() + bf16{queries(1)[q + c]}.value();
+          sum += key * query_value;
+        }
+        s[j][i] = sum;
       }
     }
-    begin = max_of<int64>(begin, ends);
-    const int64 sink_tiles = tiles_of(sinks_begin, sinks_end);
-    const int64 tiles = sink_tiles + tiles_of(begin, sealed);
-    const int64 from = tiles * split / splits;
-    const int64 to = tiles * (split + 1) / splits;
-    add(clip(sinks_begin, sinks_end, from), clip(sinks_begin, sinks_end, to), {false, false});
-    add(clip(begin, sealed, from - sink_tiles), clip(begin, sealed, to - sink_tiles), {false, false});
-
-    // The others are few, the last split takes them: first rows [0, ends), and what is open for any of the queries.
-    if (Spec::has_tail && split == splits - 1) {
-      const int64 open = max_of<int64>(ends, min_of(first::has_ring ? first::seal_boundary(shortest) : longest,
-                                                    second::has_ring ? second::seal_boundary(shortest) : longest));
-      add_exact<true, true>(add, longest, open);
-      add_exact<true, false>(add, longest, open);
-      add_exact<false, true>(add, longest, open);
-    }
-    spans()[n] = {0, 0, {}};
   }
-  /// Rows that a stream can hold exactly without a ring; those of the stream that has more.
-  static constexpr int ends = max_of(first::first_rows, second::first_rows);
-  static constexpr bool same_boundaries =
-      first::newest_rows == second::newest_rows && first::tokens_per_group == second::tokens_per_group;
-
-  template <bool FirstExact, bool SecondExact, class Add>
-  __device__ static void add_exact(const Add& add, int64 longest, int64 open) {
-    constexpr auto at_start = [](bool exact, int rows, bool ring) { return exact ? rows > 0 || ring : rows < ends; };
-    if constexpr (at_start(FirstExact, first::first_rows, first::has_ring) &&
-                  at_start(SecondExact, second::first_rows, second::has_ring)) {
-      add(0, min_of<int64>(ends, longest), {FirstExact, SecondExact});
-    }
-    if constexpr ((first::has_ring || !FirstExact) && (second::has_ring || !SecondExact) &&
-                  (FirstExact == SecondExact || !same_boundaries)) {
-      add(open, longest, {FirstExact, SecondExact});
-    }
-  }
-
-  __device__ static int64 tiles_of(int64 begin, int64 end) {
-    return begin >= end ? 0 : ceil_div<int64>(end, layout::rows) - begin / layout::rows;
-  }
-  /// The row at which tile n of a span begins.
-  __device__ static int64 clip(int64 begin, int64 end, int64 n) {
-    if (n <= 0) return begin;
-    return max_of(begin, min_of(end, (begin / layout::rows + n) * layout::rows));
-  }
-
-  /// Whether query n sees row t through this tile.
-  __device__ bool sees(int n, int64 t, tile_source source) const {
-    const int64 at = position(n);
-    const visible_rows v = visible_at(at, tokens::sinks, tokens::window, params.window);
-    const bool visible = (t >= v.sinks.begin && t < v.sinks.end) || (t >= v.recent.begin && t < v.recent.end);
-    const bool first_exact = t < first::first_rows || t >= first::seal_boundary(at + 1);
-    const bool second_exact = t < second::first_rows || t >= second::seal_boundary(at + 1);
-    return visible && first_exact == source.first_exact && second_exact == source.second_exact;
-  }
-  /// Whether all queries see the whole tile through it.
-  __device__ bool is_whole(int64 begin, tile_source source) const {
-    const int64 end = begin + layout::rows;
-    const int64 sealed = min_of(first::seal_boundary(earliest() + 1), second::seal_boundary(earliest() + 1));
-    const int64 oldest = visible_at(latest(), tokens::sinks, tokens::window, params.window).recent.begin;
-    return !source.first_exact && !source.second_exact && end <= sealed && begin >= oldest && begin >= ends;
-  }
-
-  // ---- Products.
-
-  /// The j-th block of 8 queries of those that a warp scores.
-  __device__ static int query_block(int warp, int j) {
-    return layout::warp_stride == 1 ? j : warp / layout::row_blocks + j * layout::warp_stride;
-  }
-
-  /// Scores of this warp's block of 16 rows and its blocks of 8 queries.
-  __device__ void score(float (&s)[layout::warp_queries][4]) const {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int row = warp % layout::row_blocks * 16 + lane % 16;
+  __device__ void score(scores& s) const {
     for (int j = 0; j < layout::warp_queries; ++j) {
       for (int i = 0; i < 4; ++i) s[j][i] = 0;
     }
-#pragma unroll
-    for (int limb = 0; limb < (layout::limbs == 2 ? 3 : 1); ++limb) {  // high x high, rest x high, high x rest
-      const uint16* k = tile(limb == 1 ? 1 : 0) + row * layout::tile_stride + lane / 16 * 8;
-      const uint16* q = queries(limb == 2 ? 1 : 0) + lane % 8 * layout::query_stride + lane / 8 * 8;
-#pragma unroll 4
-      for (int c = 0; c < shape::score_pitch; c += 32) {
-        const bool pair = c + 16 < shape::score_pitch;
-        uint32 a[2][4];
-        load_matrices(a[0], k + c);
-        if (pair) load_matrices(a[1], k + c + 16);
-#pragma unroll
-        for (int j = 0; j < layout::warp_queries; ++j) {
-          const int block = query_block(warp, j);
-          if (layout::query_blocks % layout::warp_stride != 0 && block >= layout::query_blocks) continue;
-          uint32 b[4];
-          load_matrices(b, q + block * 8 * layout::query_stride + (pair ? c : c - (lane / 16) * 16));
-          multiply_add(s[j], a[0], b[0], b[1]);
-          if (pair) multiply_add(s[j], a[1], b[2], b[3]);
-        }
+    if constexpr (layout::limbs == 2) {
+      if (__syncthreads_or(has_not_finite(shape::score_pitch))) {
+        score_plainly(s);
+        return;
       }
+    }
+    score_part<first_tile>(s, 0, first_scales(), query_sums());
+    if constexpr (Spec::is_latent) {
+      score_part<second_tile>(s, shape::first_pitch, second_scales(), query_sums() + first_tile::groups * Queries);
     }
   }
 
-  /// Adds the tile's weighted values to this warp's blocks of 16 channels.
-  __device__ void accumulate(float (&o)[layout::warp_values][layout::query_blocks][4]) const {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+  /// Which of this thread's scores are of rows that the query does not see: bit 4 j + i for s[j][i].
+  __device__ uint32 hidden_scores(const cursor& c, const span_finder<Spec, layout::rows>& find) const {
+    uint32 hidden = 0;
+#pragma unroll 1
+    for (int bit = 0; bit < 4 * layout::warp_queries; ++bit) {
+      const int n = min_of(query_block(bit / 4) * 8 + lane() % 4 * 2 + bit % 2, Queries - 1);
+      const int r = score_row() + bit % 4 / 2 * 8;
+      const bool seen = r >= c.low() && r < c.high() && find.sees(positions()[n], c.begin + r, c.rows.source);
+      hidden |= static_cast<uint32>(!seen) << bit;
+    }
+    return hidden;
+  }
+
+  // ---- Sums of this warp's blocks of 16 channels.
+
+  __device__ static int value_block(int i) {
+    return warp() + i * warps;
+  }
+  __device__ static int value_group(int block) {
+    return value_tile::group_of_slot(2 * block);
+  }
+
+  __device__ void load_weights(uint32 (&b)[layout::query_blocks + 1][2], int r, int group_or_limb) const {
+    const uint16* p = weights(group_or_limb) + (r + lane() % 16) * layout::weight_stride + lane() / 16 * 8;
 #pragma unroll
-    for (int limb = 0; limb < (layout::limbs == 2 ? 3 : 1); ++limb) {
-      const uint16* v = tile(limb == 1 ? 1 : 0) + (lane % 8 + lane / 16 * 8) * layout::tile_stride + lane / 8 % 2 * 8;
-      const uint16* p = weights(limb == 2 ? 1 : 0) + (lane % 16) * layout::weight_stride + lane / 16 * 8;
+    for (int j = 0; j < layout::query_blocks; j += 2) {
+      uint32 two[4];
+      load_matrices_transposed(two, p + j * 8);
+      b[j][0] = two[0], b[j][1] = two[1];
+      b[j + 1][0] = two[2], b[j + 1][1] = two[3];
+    }
+  }
+  __device__ void accumulate(sums& o) const {
+#pragma unroll
+    for (int limb = 0; limb < (layout::limbs == 2 ? 3 : 1); ++limb) {  // high x high, rest x high, high x rest
+      const uint16* v =
+          tile(limb == 1 ? 1 : 0) + (lane() % 8 + lane() / 16 * 8) * layout::tile_stride + lane() / 8 % 2 * 8;
 #pragma unroll
       for (int r = 0; r < layout::rows; r += 16) {
         uint32 b[layout::query_blocks + 1][2];
-#pragma unroll
-        for (int j = 0; j < layout::query_blocks; j += 2) {
-          uint32 two[4];
-          load_matrices_transposed(two, p + r * layout::weight_stride + j * 8);
-          b[j][0] = two[0], b[j][1] = two[1];
-          b[j + 1][0] = two[2], b[j + 1][1] = two[3];
-        }
+        if constexpr (layout::weight_groups == 1) load_weights(b, r, limb == 2 ? 1 : 0);
 #pragma unroll
         for (int i = 0; i < layout::warp_values; ++i) {
-          const int block = warp + i * warps;
-          if (layout::value_blocks % warps != 0 && block >= layout::value_blocks) continue;
+          if (layout::value_blocks % warps != 0 && value_block(i) >= layout::value_blocks) continue;
+          if constexpr (layout::weight_groups > 1) load_weights(b, r, value_group(value_block(i)));
           uint32 a[4];
-          load_matrices_transposed(a, v + r * layout::tile_stride + block * 16);
+          load_matrices_transposed(a, v + r * layout::tile_stride + value_block(i) * 16);
 #pragma unroll
           for (int j = 0; j < layout::query_blocks; ++j) multiply_add(o[i][j], a, b[j][0], b[j][1]);
         }
@@ -319,29 +362,31 @@ struct attend_block {
     }
   }
 
+  static constexpr uint16 hidden_weight = 0x8000u;  ///< -0, which no visible row has
+
   /// The same, row by row, for a tile that hides rows from some queries and has values that are not finite: a product
-  /// with weight zero would carry their NaN to queries that do not see them. Hidden rows have weight -0.
-  __device__ void accumulate_seen(float (&o)[layout::warp_values][layout::query_blocks][4]) const {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+  /// with weight zero would carry their NaN to queries that do not see them.
+  __device__ void accumulate_seen(sums& o) const {
+#pragma unroll 1
     for (int r = 0; r < layout::rows; ++r) {
       const uint16* v = tile(0) + r * layout::tile_stride;
 #pragma unroll
       for (int i = 0; i < layout::warp_values; ++i) {
-        const int block = warp + i * warps;
-        if (block >= layout::value_blocks) continue;
+        if (value_block(i) >= layout::value_blocks) continue;
+        const uint16* p =
+            weights(layout::weight_groups == 1 ? 0 : value_group(value_block(i))) + r * layout::weight_stride;
 #pragma unroll
         for (int j = 0; j < layout::query_blocks; ++j) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const uint16 p = weights(0)[r * layout::weight_stride + j * 8 + lane % 4 * 2 + e % 2];
-            if (p == 0x8000u) continue;
-            const int at = block * 16 + e / 2 * 8 + lane / 4;
-            float weight = bf16{p}.value();
+            const int n = j * 8 + lane() % 4 * 2 + e % 2;
+            if (p[n] == hidden_weight) continue;
+            const int at = value_block(i) * 16 + e / 2 * 8 + lane() / 4;
+            float weight = bf16{p[n]}.value();
             float value = bf16{v[at]}.value();
             if constexpr (layout::limbs == 2) {
-              weight += bf16{weights(1)[r * layout::weight_stride + j * 8 + lane % 4 * 2 + e % 2]}.value();
-              value += bf16{v[layout::rows * layout::tile_stride + at]}.value();
+              weight += bf16{weights(1)[r * layout::weight_stride + n]}.value();
+              value += bf16{v[layout::limb_stride + at]}.value();
             }
             o[i][j][e] += weight * value;
           }
@@ -350,117 +395,156 @@ struct attend_block {
     }
   }
 
-  __device__ bool has_not_finite() const {
+  __device__ bool has_not_finite(int width) const {
     bool found = false;
-    for (int i = static_cast<int>(threadIdx.x); i < layout::rows * shape::value_pitch; i += threads) {
-      const uint16 bits = tile(0)[i / shape::value_pitch * layout::tile_stride + i % shape::value_pitch];
-      found |= (bits & 0x7f80u) == 0x7f80u;
+    for (int i = static_cast<int>(threadIdx.x); i < layout::rows * width; i += threads) {
+      found |= (tile(0)[i / width * layout::tile_stride + i % width] & 0x7f80u) == 0x7f80u;
     }
     return found;
   }
 
+  /// Weights of this thread's two rows, queries n and n + 1, as bf16.
+  __device__ void put_weights(const float (&p)[4], uint32 hidden, int n, int group_index) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int at = (score_row() + 8 * i) * layout::weight_stride + n;
+      uint32 bits = pack_bf16(p[2 * i], p[2 * i + 1]);
+      if constexpr (layout::limbs == 2) {
+        *reinterpret_cast<uint32*>(weights(1) + at) = pack_rest(p[2 * i], p[2 * i + 1], bits);
+      }
+      if (hidden & (1u << (2 * i))) bits = (bits & 0xffff0000u) | hidden_weight;
+      if (hidden & (2u << (2 * i))) bits = (bits & 0xffffu) | static_cast<uint32>(hidden_weight) << 16;
+      *reinterpret_cast<uint32*>(weights(group_index) + at) = bits;
+    }
+  }
+
+  /// x[query_block(j)]. Registers are indexed by constants alone.
+  __device__ static float pick(const float (&x)[layout::query_blocks][2], int j, int i) {
+    if constexpr (layout::warp_stride == 1) {
+      return x[j][i];
+    } else {
+      float found = x[0][i];
+#pragma unroll
+      for (int b = 1; b < layout::query_blocks; ++b) found = query_block(j) == b ? x[b][i] : found;
+      return found;
+    }
+  }
+
   // ---- The walk.
 
-  struct cursor {
-    int span;
-    int64 begin;  ///< of the tile, a multiple of its rows
-  };
-  __device__ cursor start() const {
-    return {0, spans()[0].begin / layout::rows * layout::rows};
+  /// Both streams of a page have the same block.
+  __device__ static typename second_tile::page_blocks pages_of_second(const typename first_tile::page_blocks& pages) {
+    typename second_tile::page_blocks same;
+#pragma unroll
+    for (int i = 0; i < second_tile::pieces; ++i) same.of[i] = pages.of[i];
+    return same;
   }
-  __device__ bool is_end(const cursor& c) const {
-    return spans()[c.span].begin >= spans()[c.span].end;
+  __device__ void find_pages(cursor& c, const stream_rows<Spec, true>& rows) const {
+    if (!c.is_end()) c.pages = first_tile::find_pages(rows, c.begin, c.high());
+  }
+  __device__ cursor at_span(int i) const {
+    const tile_span s = spans()[i];
+    return {i, s.begin / layout::rows * layout::rows, s, {}};
   }
   __device__ void advance(cursor& c) const {
     c.begin += layout::rows;
-    if (c.begin < spans()[c.span].end) return;
-    ++c.span;
-    c.begin = spans()[c.span].begin / layout::rows * layout::rows;
-  }
-  __device__ int low(const cursor& c) const {
-    return static_cast<int>(max_of<int64>(spans()[c.span].begin - c.begin, 0));
-  }
-  __device__ int high(const cursor& c) const {
-    return static_cast<int>(min_of<int64>(spans()[c.span].end - c.begin, layout::rows));
+    if (c.begin >= c.rows.end) c = at_span(c.span + 1);
   }
 
-  __device__ void run(const rows_view<const T>& q, int split, int splits, float* partial_o, float* partial_state,
-                      int64 partial_stride) const {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+  __device__ void run(const rows_view<const T>& q, int split, int splits, float* partial_o,
+                      float* partial_state) const {
     const stream_rows<Spec, true> first_rows(view, step, index, slot, head);
     const stream_rows<Spec, false> second_rows(view, step, index, slot, head);
     constexpr float log2e = 1.44269504f;
     const float minus_infinity = -infinity();
+    const span_finder<Spec, layout::rows> find = finder();
 
-    if (threadIdx.x == 0) find_spans(split, splits);
+    if (threadIdx.x == 0) find.find(split, splits, spans());
     fold(q);
     __syncthreads();
 
+    const row_range all = find.seen_by_all();
+    const int seen_begin = static_cast<int>(all.begin);
+    const int seen_end = static_cast<int>(all.end);
+
     const auto issue = [&](const cursor& c, int into) {
-      if (!is_end(c)) {
-        const tile_source source = spans()[c.span].source;
-        if (!source.first_exact) layout::first_tile::stage(first_rows, c.begin, low(c), high(c), stage(into));
-        if (!source.second_exact) {
-          layout::second_tile::stage(second_rows, c.begin, low(c), high(c),
-                                     stage(into) + layout::first_tile::shape::stage_bytes);
+      if (!c.is_end()) {
+        if (!Spec::has_tail || !c.rows.source.first_exact) {
+          first_tile::stage(first_rows, c.pages, c.begin, c.low(), c.high(), stage(into));
+        }
+        if (!Spec::has_tail || !c.rows.source.second_exact) {
+          second_tile::stage(second_rows, pages_of_second(c.pages), c.begin, c.low(), c.high(),
+                             stage(into) + first_tile::stage_bytes);
         }
       }
       commit_copies();
     };
 
-    float o[layout::warp_values][layout::query_blocks][4] = {};
-    float m[layout::query_blocks][2];
+    sums o = {};
+    float m[layout::query_blocks][2];  // maxima, in units of log 2
     float l[layout::warp_queries][2] = {};
+    float offset[layout::weight_groups][layout::warp_queries][2] = {};  // sum_t p_t offset[t][g]
 #pragma unroll
     for (int j = 0; j < layout::query_blocks; ++j) m[j][0] = m[j][1] = minus_infinity;
 
-    cursor ahead = start();
+    const auto step_ahead = [&](cursor& c) {
+      if (c.is_end()) return;
+      advance(c);
+      find_pages(c, first_rows);
+    };
+    cursor ahead = at_span(0);
+    cursor c = ahead;
+    find_pages(ahead, first_rows);
     for (int i = 0; i < layout::stages - 1; ++i) {
       issue(ahead, i);
-      if (!is_end(ahead)) advance(ahead);
+      step_ahead(ahead);
     }
     int current = 0;
-    for (cursor c = start(); !is_end(c); advance(c)) {
-      const tile_source source = spans()[c.span].source;
+#pragma unroll 1
+    for (; !c.is_end(); advance(c)) {
+      const int low = c.low();
+      const int high = c.high();
+      const bool whole = c.begin >= seen_begin && c.begin + layout::rows <= seen_end && low == 0 &&
+                         high == layout::rows && !c.rows.source.first_exact && !c.rows.source.second_exact;
       wait_copies<layout::stages - 2>();
       __syncthreads();  // the codes are there; the tile, the weights and the oldest stage are free
-      issue(ahead, (current + layout::stages - 1) % layout::stages);
-      if (!is_end(ahead)) advance(ahead);
+      issue(ahead, current == 0 ? layout::stages - 1 : current - 1);
+      step_ahead(ahead);
 
-      const byte* staged = stage(current);
-      current = (current + 1) % layout::stages;
-      constexpr int limb_stride = layout::rows * layout::tile_stride;
-      layout::first_tile::decode(first_rows, c.begin, low(c), high(c), source.first_exact, staged, first_constants(),
-                                 params.rotary, tile(0), layout::tile_stride, limb_stride);
+      const byte* staged_first = stage(current);
+      const byte* staged_second = staged_first + first_tile::stage_bytes;
+      current = current + 1 == layout::stages ? 0 : current + 1;
+      first_tile::put_constants(low, high, c.rows.source.first_exact, staged_first, first_scales());
+      second_tile::put_constants(low, high, c.rows.source.second_exact, staged_second, second_scales());
+      first_tile::decode(first_rows, c.begin, low, high, c.rows.source.first_exact, staged_first, first_constants(),
+                         params.rotary, tile(0), layout::tile_stride, layout::limb_stride);
       const auto decode_second = [&](uint16* to) {
-        layout::second_tile::decode(second_rows, c.begin, low(c), high(c), source.second_exact,
-                                    staged + layout::first_tile::shape::stage_bytes, second_constants(), params.rotary,
-                                    to, layout::tile_stride, limb_stride);
+        second_tile::decode(second_rows, c.begin, low, high, c.rows.source.second_exact, staged_second,
+                            second_constants(), params.rotary, to, layout::tile_stride, layout::limb_stride);
       };
       if constexpr (Spec::is_latent) decode_second(tile(0) + shape::first_pitch);
       __syncthreads();  // the tile is there
 
-      float s[layout::warp_queries][4];
+      scores s;
       score(s);
-      const bool whole = is_whole(c.begin, source) && low(c) == 0 && high(c) == layout::rows;
-      const int row = warp % layout::row_blocks * 16 + lane / 4;
-      uint32 hidden = 0;  // bit 4 j + i: s[j][i]
+      const uint32 hidden = whole ? 0 : hidden_scores(c, find);
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {
-        const int n = (query_block(warp, j)) * 8 + lane % 4 * 2;
-        if (n >= Queries) continue;
+        const int n = query_block(j) * 8 + lane() % 4 * 2;
+        if (query_block(j) >= layout::query_blocks) continue;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          s[j][i] = params.scale * (s[j][i] + shifts()[n + i % 2]);
-          if (params.soft_cap > 0) s[j][i] = params.soft_cap * tanh_of(s[j][i] / params.soft_cap);
-          if (!whole) {
-            const int r = row + i / 2 * 8;
-            if (r < low(c) || r >= high(c) || !sees(min_of(n + i % 2, count - 1), c.begin + r, source)) {
-              hidden |= 1u << (4 * j + i);
-              s[j][i] = minus_infinity;
-            }
-          }
+          if constexpr (has_shift) s[j][i] += shifts()[n + i % 2];
+          s[j][i] *= params.scale;
+        }
+        if (params.soft_cap > 0) {
+          for (int i = 0; i < 4; ++i) s[j][i] = params.soft_cap * tanh_of(s[j][i] / params.soft_cap);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[j][i] *= log2e;
+        if (hidden != 0) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) s[j][i] = hidden >> (4 * j + i) & 1u ? minus_infinity : s[j][i];
         }
         float top[2] = {fmaxf(s[j][0], s[j][2]), fmaxf(s[j][1], s[j][3])};
 #pragma unroll
@@ -468,8 +552,9 @@ struct attend_block {
           top[0] = fmaxf(top[0], __shfl_xor_sync(~0u, top[0], x));
           top[1] = fmaxf(top[1], __shfl_xor_sync(~0u, top[1], x));
         }
-        if (lane < 4) {
-          *reinterpret_cast<float2*>(maxima() + warp % layout::row_blocks * Queries + n) = make_float2(top[0], top[1]);
+        if (lane() < 4) {
+          *reinterpret_cast<float2*>(maxima() + warp() % layout::row_blocks * Queries + n) =
+              make_float2(top[0], top[1]);
         }
       }
       __syncthreads();  // the maxima are there; keys are no longer needed
@@ -480,30 +565,49 @@ struct attend_block {
         float next[2] = {m[j][0], m[j][1]};
 #pragma unroll
         for (int b = 0; b < layout::row_blocks; ++b) {
-          const float2 top = *reinterpret_cast<const float2*>(maxima() + b * Queries + j * 8 + lane % 4 * 2);
+          const float2 top = *reinterpret_cast<const float2*>(maxima() + b * Queries + j * 8 + lane() % 4 * 2);
           next[0] = fmaxf(next[0], top.x);
           next[1] = fmaxf(next[1], top.y);
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          factor[j][i] = next[i] > m[j][i] ? exp2_of((m[j][i] - next[i]) * log2e) : 1.0f;
+          factor[j][i] = next[i] > m[j][i] ? exp2_of(m[j][i] - next[i]) : 1.0f;
           m[j][i] = next[i];
         }
       }
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {
-        const int block = query_block(warp, j);
-        if (block >= layout::query_blocks) continue;
+        const int n = query_block(j) * 8 + lane() % 4 * 2;
+        if (query_block(j) >= layout::query_blocks) continue;
         float p[4];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float top = pick(m, j, block, i);
-          const float base = top == minus_infinity ? 0.0f : top * log2e;
-          p[i] = exp2_of(s[j][i] * log2e - base);
-          p[i + 2] = exp2_of(s[j][i + 2] * log2e - base);
-          l[j][i] = l[j][i] * pick(factor, j, block, i) + p[i] + p[i + 2];
+          const float top = pick(m, j, i);
+          const float base = top == minus_infinity ? 0.0f : top;
+          p[i] = exp2_of(s[j][i] - base);
+          p[i + 2] = exp2_of(s[j][i + 2] - base);
+          l[j][i] = l[j][i] * pick(factor, j, i) + p[i] + p[i + 2];
         }
-        put_weights(p, hidden >> (4 * j), row, block * 8 + lane % 4 * 2);
+        const uint32 hidden_here = hidden >> (4 * j) & 15u;
+        if constexpr (value_tile::groups == 0) {
+          put_weights(p, hidden_here, n, 0);
+        } else {
+#pragma unroll
+          for (int g = 0; g < layout::weight_groups; ++g) {
+            const float2 k[2] = {value_scales()[g * layout::rows + score_row()],
+                                 value_scales()[g * layout::rows + score_row() + 8]};
+            const float scaled[4] = {p[0] * k[0].x, p[1] * k[0].x, p[2] * k[1].x, p[3] * k[1].x};
+            put_weights(scaled, hidden_here, n, g);
+            if constexpr (value_tile::has_offset) {
+#pragma unroll
+              for (int i = 0; i < 2; ++i) {
+                const float above = hidden_here >> i & 1u ? 0.0f : p[i] * k[0].y;
+                const float below = hidden_here >> (i + 2) & 1u ? 0.0f : p[i + 2] * k[1].y;
+                offset[g][j][i] = offset[g][j][i] * pick(factor, j, i) + above + below;
+              }
+            }
+          }
+        }
       }
       if constexpr (!Spec::is_latent) decode_second(tile(0));
       __syncthreads();  // weights and values are there
@@ -516,27 +620,35 @@ struct attend_block {
           for (int e = 0; e < 4; ++e) o[i][j][e] *= factor[j][e % 2];
         }
       }
-      if (!whole && __syncthreads_or(has_not_finite())) {
+      if ((!whole || layout::limbs == 2) && __syncthreads_or(has_not_finite(shape::value_pitch))) {
         accumulate_seen(o);
       } else {
         accumulate(o);
       }
     }
-
-    // Sums of weights over the warps, then the partial result.
     wait_copies<0>();
-    __syncthreads();
+    finish(split, splits, o, m, l, offset, partial_o, partial_state);
+  }
+
+  /// This block's part of the result: o in the stored space, m (natural), l.
+  __device__ void finish(int split, int splits, const sums& o, const float (&m)[layout::query_blocks][2],
+                         const float (&l)[layout::warp_queries][2],
+                         const float (&offset)[layout::weight_groups][layout::warp_queries][2], float* partial_o,
+                         float* partial_state) const {
+    constexpr float ln2 = 0.693147181f;
+    float* offsets = reinterpret_cast<float*>(shared + layout::weight_at);  // [row_blocks][groups][Queries]
+    __syncthreads();                                                        // the weights were read
 #pragma unroll
     for (int j = 0; j < layout::warp_queries; ++j) {
-      const int n = (query_block(warp, j)) * 8 + lane % 4 * 2;
-      if (n >= Queries) continue;
+      const int n = query_block(j) * 8 + lane() % 4 * 2;
+      if (query_block(j) >= layout::query_blocks) continue;
+      const int block = warp() % layout::row_blocks;
+      put_column_sums(l[j], maxima() + block * Queries + n);
+      if constexpr (value_tile::has_offset) {
 #pragma unroll
-      for (int x = 4; x < 32; x *= 2) {
-        l[j][0] += __shfl_xor_sync(~0u, l[j][0], x);
-        l[j][1] += __shfl_xor_sync(~0u, l[j][1], x);
-      }
-      if (lane < 4) {
-        *reinterpret_cast<float2*>(maxima() + warp % layout::row_blocks * Queries + n) = make_float2(l[j][0], l[j][1]);
+        for (int g = 0; g < layout::weight_groups; ++g) {
+          put_column_sums(offset[g][j], offsets + (block * layout::weight_groups + g) * Queries + n);
+        }
       }
     }
     __syncthreads();
@@ -544,61 +656,49 @@ struct attend_block {
     for (int j = 0; j < layout::query_blocks; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int n = j * 8 + lane % 4 * 2 + i;
+        const int n = j * 8 + lane() % 4 * 2 + i;
         if (n >= count) continue;
         const int64 row = step.row_indptr[index] + (query + n) / group();
-        const int64 at =
-            (row * view.model.query_heads + head * group() + (query + n) % group()) * partial_stride + split;
-        if (warp == 0 && lane < 4) {
+        const int64 at = (row * view.model.query_heads + head * group() + (query + n) % group()) * splits + split;
+        if (warp() == 0 && lane() < 4) {
           float sum = 0;
           for (int b = 0; b < layout::row_blocks; ++b) sum += maxima()[b * Queries + n];
-          partial_state[2 * at] = m[j][i];
+          partial_state[2 * at] = m[j][i] * ln2;
           partial_state[2 * at + 1] = sum;
         }
+        float* to = partial_o + at * shape::value_pitch;
 #pragma unroll
         for (int b = 0; b < layout::warp_values; ++b) {
-          const int block = warp + b * warps;
-          if (block >= layout::value_blocks) continue;
-          float* to = partial_o + at * shape::value_pitch;
-          using order = slots<shape::value_pitch / 16>;
-          to[order::channel(2 * block) + lane / 4] = o[b][j][i];
-          to[order::channel(2 * block + 1) + lane / 4] = o[b][j][i + 2];
+          if (value_block(b) >= layout::value_blocks) continue;
+          float more = 0;
+          if constexpr (value_tile::has_offset) {
+            for (int r = 0; r < layout::row_blocks; ++r) {
+              more += offsets[(r * layout::weight_groups + value_group(value_block(b))) * Queries + n];
+            }
+          }
+          to[value_tile::channel(2 * value_block(b), lane() / 4)] = o[b][j][i] + more;
+          to[value_tile::channel(2 * value_block(b) + 1, lane() / 4)] = o[b][j][i + 2] + more;
         }
       }
     }
   }
-
-  /// x[block], the j-th of this warp. Registers are indexed by constants alone.
-  __device__ static float pick(const float (&x)[layout::query_blocks][2], int j, int block, int i) {
-    if constexpr (layout::warp_stride == 1) {
-      return x[j][i];
-    } else {
-      float found = x[0][i];
+  /// Sums over the lanes that share a column of scores: two columns.
+  __device__ static void put_column_sums(const float (&x)[2], float* to) {
+    float a = x[0];
+    float b = x[1];
 #pragma unroll
-      for (int j = 1; j < layout::query_blocks; ++j) found = block == j ? x[j][i] : found;
-      return found;
+    for (int i = 4; i < 32; i *= 2) {
+      a += __shfl_xor_sync(~0u, a, i);
+      b += __shfl_xor_sync(~0u, b, i);
     }
-  }
-
-  /// Weights of rows row and row + 8, queries n and n + 1, as bf16; -0 where hidden.
-  __device__ void put_weights(const float (&p)[4], uint32 hidden, int row, int n) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int at = (row + 8 * i) * layout::weight_stride + n;
-      const uint32 bits = pack_bf16(p[2 * i], p[2 * i + 1]);
-      const uint32 sign = ((hidden >> (2 * i)) & 1u) << 15 | ((hidden >> (2 * i + 1)) & 1u) << 31;
-      *reinterpret_cast<uint32*>(weights(0) + at) = bits | sign;
-      if constexpr (layout::limbs == 2) {
-        *reinterpret_cast<uint32*>(weights(1) + at) = pack_rest(p[2 * i], p[2 * i + 1], bits);
-      }
-    }
+    if (lane() < 4) *reinterpret_cast<float2*>(to) = make_float2(a, b);
   }
 };
 
 /// grid: (sequences x stored heads x query blocks, splits).
 /// partial_o: [rows][query_heads][splits][value_pitch], partial_state: [rows][query_heads][splits]{m, l}.
 template <class Spec, class T, int Queries>
-__global__ void __launch_bounds__(threads)
+KVC_KERNEL void __launch_bounds__(attend_layout<Spec, Queries>::threads, attend_layout<Spec, Queries>::blocks)
     attend_kernel(cache_view<Spec> view, step_view step, int slot, int query_blocks, rows_view<const T> q,
                   attend_params params, float* partial_o, float* partial_state) {
   extern __shared__ __align__(16) byte shared[];
@@ -606,14 +706,12 @@ __global__ void __launch_bounds__(threads)
   const int block = static_cast<int>(blockIdx.x) % query_blocks;
   const int head = static_cast<int>(blockIdx.x) / query_blocks % heads;
   const int index = static_cast<int>(blockIdx.x) / query_blocks / heads;
-  if (index >= step.sequences) return;
   const int64 queries = step.rows(index) * view.model.group() - static_cast<int64>(block) * Queries;
   if (queries <= 0) return;
   const attend_block<Spec, T, Queries> work{
       view,  step, params, index, slot, head, block * Queries, static_cast<int>(min_of<int64>(queries, Queries)),
       shared};
-  work.run(q, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y), partial_o, partial_state,
-           static_cast<int64>(gridDim.y));
+  work.run(q, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y), partial_o, partial_state);
 }
 
 }  // namespace kvc::inline v0_1::cuda::detail

@@ -33,15 +33,23 @@ struct attend_shape {
       __is_same(typename first::codec, quant::none<float>) || __is_same(typename second::codec, quant::none<float>);
   static constexpr int limbs = is_fp32 ? 2 : 1;
   static constexpr int tile_rows = tile_pitch * limbs > 256 ? 32 : 64;
+  /// A wide row's sums need the registers of more threads.
+  static constexpr int warps = value_pitch * limbs > 256 ? 8 : 4;
+  static constexpr int threads = 32 * warps;
 
   /// Queries (query rows x heads that share a stored row) of a thread block; the sizes that are compiled.
   static constexpr int few = is_latent ? 16 : 8;
   static constexpr int many = value_pitch * limbs > 256 ? 32 : 64;
   static constexpr int block_queries(int64 queries) { return queries <= few ? few : many; }
 
+  /// Blocks of few queries that a multiprocessor holds at a time, about: what splits aim to fill.
+  static constexpr int blocks = tile_pitch * limbs > 256 ? 2 : 5;
+
   /// Floats of one partial result: o, then m and l.
   static constexpr int partial_floats = value_pitch + 2;
 };
+
+inline constexpr int most_splits = 256;
 
 struct attend_plan {
   int queries = 0;       ///< of a thread block
@@ -59,9 +67,9 @@ constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds&
   plan.query_blocks = static_cast<int>(ceil_div<int64>(max_of<int64>(queries, 1), plan.queries));
   const int64 blocks = static_cast<int64>(bounds.sequences) * model.stored_heads() * plan.query_blocks;
   const int64 tiles = ceil_div<int64>(bounds.max_length, shape::tile_rows);
-  const int64 wanted = max_of<int64>(1, 4 * device.multiprocessors / max_of<int64>(blocks, 1));
+  const int64 wanted = max_of<int64>(1, shape::blocks * device.multiprocessors / max_of<int64>(blocks, 1));
   plan.splits =
-      static_cast<int>(max_of<int64>(1, min_of<int64>(min_of<int64>(wanted, ceil_div<int64>(tiles, 4)), 256)));
+      static_cast<int>(max_of<int64>(1, min_of<int64>(min_of<int64>(wanted, ceil_div<int64>(tiles, 4)), most_splits)));
   return plan;
 }
 

@@ -2,36 +2,11 @@
 #pragma once
 
 #include "kvc/cache/rows.hpp"
-#include "kvc/cuda/mma.cuh"
+#include "kvc/cuda/codes.cuh"
 
 // From pages to shared memory: a tile of rows of one stream, first as it is stored (staged), then as bf16 (decoded).
 
 namespace kvc::inline v0_1::cuda::detail {
-
-inline constexpr int warps = 4;
-inline constexpr int threads = 32 * warps;
-
-/// Shared memory holds a bf16 row in slots of 8 channels. A thread decodes 16 channels at a time, chunk c, and puts the
-/// halves into the slots c and c + Chunks, so that neighbouring threads write neighbouring slots. Rows are padded by
-/// one slot: their stride is odd, and eight rows of a matrix lie in different banks.
-template <int Chunks>
-struct slots {
-  KVC_HD static constexpr int channel(int slot) { return slot < Chunks ? 16 * slot : 16 * (slot - Chunks) + 8; }
-};
-
-/// Sizes of a tile of Rows rows of a stream.
-template <class Stream, bool Scored, int Rows>
-struct tile_shape {
-  static constexpr bool expands = Scored && Stream::is_deferred;
-  static constexpr int width = expands ? Stream::model_width : Stream::width;
-  static constexpr int chunks = ceil_div(width, 16);
-  static constexpr int pitch = 16 * chunks;  ///< channels in shared memory, zero beyond width
-  static constexpr bool by_rows = expands || !quant::detail::has_decode_channels<typename Stream::codec, Stream::width>;
-
-  static constexpr int groups = max_of(1, Rows / Stream::tokens_per_group);
-  static constexpr int codes_bytes = Rows * Stream::row_bytes;
-  static constexpr int stage_bytes = round_up(codes_bytes, 16) + round_up(groups * Stream::group_bytes, 16);
-};
 
 /// Alignment of everything that is staged of a stream, by pieces of so many rows; pages and stages begin at multiples
 /// of 16.
@@ -42,66 +17,170 @@ constexpr int copy_unit(int piece) {
   return static_cast<int>(bits & -bits);
 }
 
-/// A tile of one stream, for a block of `threads` threads.
-template <class Spec, bool First, bool Scored, int Rows, int Limbs>
+/// Whether a tile keeps rows as they are stored: always where they have no constants, else where the kernel folds them.
+template <class Units>
+constexpr bool uses_units(bool folds) {
+  if constexpr (Units::exists) return folds || Units::groups == 0;
+  return false;
+}
+
+/// What a tile takes from a codec's units, and what stands for them where rows are decoded.
+template <class Units, bool Use>
+struct tile_form {
+  static constexpr bool in_units = false;
+  static constexpr int groups = 0;
+  static constexpr int group_chunks = 0;
+  static constexpr bool has_offset = false;
+  KVC_HD static constexpr int channel(int position) { return position; }
+};
+template <class Units>
+struct tile_form<Units, true> {
+  static constexpr bool in_units = true;
+  static constexpr int groups = Units::groups;
+  static constexpr int group_chunks = Units::group_chunks;
+  static constexpr bool has_offset = Units::has_offset;
+  KVC_HD static constexpr int channel(int position) { return Units::channel(position); }
+};
+
+/// A tile of Rows rows of one stream, for a block of Threads threads.
+///
+/// In shared memory a row has slots of 8 channels. A thread treats a chunk of 16 channels, number c, and puts its
+/// halves into the slots c and c + chunks, so that neighbouring threads write neighbouring slots. Rows are padded by
+/// one slot: their stride is odd, and eight rows of a matrix lie in different banks.
+///
+/// Where the codec allows it and Folds is set, rows stay as they are stored but for their scale and offset (codes.cuh),
+/// which are put beside the tile. Otherwise they are decoded to fp32 and rounded; with Limbs = 2 to a pair of bf16.
+template <class Spec, bool First, bool Scored, int Rows, int Limbs, bool Folds, int Threads>
 struct device_tile {
   using stream_type = stream_of<Spec, First>;
+  using rows_type = stream_rows<Spec, First>;
   using codec = typename stream_type::codec;
-  using shape = tile_shape<stream_type, Scored, Rows>;
-  static constexpr int width = stream_type::width;
+  using units = unit_codes<codec, stream_type::width>;
+
+  static constexpr bool expands = Scored && stream_type::is_deferred;
+  static constexpr bool by_rows = expands || !quant::detail::has_decode_channels<codec, stream_type::width>;
+  static constexpr int width = expands ? stream_type::model_width : stream_type::width;
+  static constexpr int chunks = ceil_div(width, 16);
+  static constexpr int pitch = 16 * chunks;  ///< channels in shared memory, zero beyond width
+
+  using form = tile_form<units, uses_units<units>(Folds) && !by_rows && Limbs == 1>;
+  static constexpr bool in_units = form::in_units;
+  static constexpr int groups = form::groups;  ///< of a row's constants, 0 where it has none
+  static constexpr bool has_offset = form::has_offset;
+  static constexpr int group_chunks = form::in_units ? form::group_chunks : chunks;
+
   static constexpr int per_page = stream_type::tokens_per_page;
   static constexpr int per_group = stream_type::tokens_per_group;
+  static constexpr int row_bytes = stream_type::row_bytes;
   static constexpr int group_bytes = stream_type::group_bytes;
   static constexpr int piece = min_of(Rows, per_page);  ///< rows that lie together in a page
-
   static constexpr int unit = copy_unit<Spec, stream_type>(piece);
+  static constexpr int codes_bytes = round_up(Rows * row_bytes, 16);
+  static constexpr int stage_bytes = codes_bytes + round_up(max_of(1, Rows / per_group) * group_bytes, 16);
 
-  /// Starts copying the sealed rows [low, high) of the tile at row `tile` into a stage.
-  __device__ static void stage(const stream_rows<Spec, First>& at, int64 tile, int low, int high, byte* to) {
-    for (int begin = 0; begin < Rows; begin += piece) {
-      const int from = max_of(begin, low);
-      const int end = min_of(begin + piece, high);
+  /// The channel at element e of a slot.
+  KVC_HD static constexpr int channel(int slot, int e) {
+    const int position = (slot < chunks ? 0 : 8) + e;
+    const int chunk = slot < chunks ? slot : slot - chunks;
+    return 16 * chunk + form::channel(position);
+  }
+  /// The group of the constants of a slot's channels.
+  KVC_HD static constexpr int group_of_slot(int slot) { return slot % chunks / group_chunks; }
+
+  static constexpr int pieces = Rows / piece;
+
+  /// The blocks of the pages that hold the tile at row `tile`: read ahead, as everything that follows waits for them.
+  struct page_blocks {
+    int32 of[pieces];
+  };
+  __device__ static page_blocks find_pages(const rows_type& at, int tile, int high) {
+    page_blocks pages;
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      pages.of[i] = i * piece < high ? at.step->block(at.index, (tile + i * piece) / per_page) : -1;
+    }
+    return pages;
+  }
+
+  /// Starts copying the sealed rows [low, high) of the tile at row `tile` into a stage. Pages that were freed are left
+  /// out: nobody sees their rows.
+  __device__ static void stage(const rows_type& at, const page_blocks& pages, int tile, int low, int high, byte* to) {
+#pragma unroll
+    for (int i = 0; i < pieces; ++i) {
+      if (pages.of[i] < 0) continue;
+      const int begin = i * piece;
+      const byte* segment = at.view->page(at.slot, pages.of[i]) + at.segment;
+      const int in_page = (tile + begin) & (per_page - 1);
+      const byte* codes = segment + in_page * row_bytes;
+      const byte* constants = segment + stream_type::codes_bytes + in_page / per_group * group_bytes;
+      byte* constants_to = to + codes_bytes + begin / per_group * group_bytes;
+      if (unit == 16 && low <= begin && high >= begin + piece) {
+        copy_whole<piece * row_bytes>(codes, to + begin * row_bytes);
+        copy_whole<max_of(1, piece / per_group) * group_bytes>(constants, constants_to);
+        continue;
+      }
+      const int from = max_of(begin, low) - begin;
+      const int end = min_of(begin + piece, high) - begin;
       if (from >= end) continue;
-      const byte* segment = at.segment_of(tile + begin);
-      const int in_page = static_cast<int>((tile + begin) % per_page);
-      copy(segment + in_page * stream_type::row_bytes, (from - begin) * stream_type::row_bytes,
-           (end - begin) * stream_type::row_bytes, to + begin * stream_type::row_bytes);
+      copy(codes, from * row_bytes, end * row_bytes, to + begin * row_bytes);
       if constexpr (group_bytes > 0) {
         const int group = in_page / per_group;
-        const int first_group = (in_page + from - begin) / per_group;
-        const int last_group = (in_page + end - begin - 1) / per_group;
-        copy(segment + stream_type::codes_bytes + group * group_bytes, (first_group - group) * group_bytes,
-             (last_group - group + 1) * group_bytes,
-             to + round_up(shape::codes_bytes, 16) + begin / per_group * group_bytes);
+        copy(constants, ((in_page + from) / per_group - group) * group_bytes,
+             ((in_page + end - 1) / per_group - group + 1) * group_bytes, constants_to);
       }
     }
   }
 
-  /// Decodes rows [low, high) of the tile into bf16 rows of `stride` elements, zero in the others. `staged` holds the
-  /// sealed rows; exact rows come from the tail and the running step.
-  __device__ static void decode(const stream_rows<Spec, First>& at, int64 tile, int low, int high, bool exact,
-                                const byte* staged, const float* constants, const rotary::table_view& table,
-                                uint16* out, int stride, int limb_stride) {
-    if constexpr (shape::by_rows) {
-      for (int r = static_cast<int>(threadIdx.x); r < Rows; r += threads) {
-        float x[shape::pitch] = {};
+  /// Scales and offsets of the tile's rows: [groups][Rows].
+  __device__ static void put_constants(int low, int high, bool exact, const byte* staged, float2* out) {
+    if constexpr (groups > 0) {
+#pragma unroll
+      for (int begin = 0; begin < groups * Rows; begin += Threads) {
+        const int i = begin + static_cast<int>(threadIdx.x);
+        if (groups * Rows % Threads != 0 && i >= groups * Rows) break;
+        const int r = i % Rows;
+        const bool sealed = stream_type::exact_rows == 0 || !exact;
+        float2 k = sealed ? units::constants(group_at(r, staged), i / Rows) : make_float2(1, 0);
+        if (r < low || r >= high) k = make_float2(0, 0);
+        out[i] = k;
+      }
+    }
+  }
+
+  /// Rows [low, high) of the tile into bf16 rows of `stride` elements, zero in the others. `staged` holds the sealed
+  /// rows; exact rows come from the tail and the running step.
+  __device__ static void decode(const rows_type& at, int tile, int low, int high, bool exact, const byte* staged,
+                                const float* constants, const rotary::table_view& table, uint16* out, int stride,
+                                int limb_stride) {
+    if constexpr (by_rows) {
+      for (int r = static_cast<int>(threadIdx.x); r < Rows; r += Threads) {
+        float x[pitch] = {};
         if (r >= low && r < high) read_row(at, tile, r, exact, staged, constants, table, x);
-        for (int c = 0; c < shape::chunks; ++c) store(x + 16 * c, c, out + r * stride, limb_stride);
+        for (int c = 0; c < chunks; ++c) store(x + 16 * c, c, out + r * stride, limb_stride);
+      }
+    } else if (low == 0 && high == Rows && (stream_type::exact_rows == 0 || !exact)) {
+#pragma unroll
+      for (int begin = 0; begin < Rows * chunks; begin += Threads) {
+        const int u = begin + static_cast<int>(threadIdx.x);
+        if (Rows * chunks % Threads != 0 && u >= Rows * chunks) break;
+        decode_chunk(u / chunks, u % chunks, staged, out + u / chunks * stride, limb_stride);
       }
     } else {
-#pragma unroll 4
-      for (int u = static_cast<int>(threadIdx.x); u < Rows * shape::chunks; u += threads) {
-        const int r = u / shape::chunks;
-        const int c = u % shape::chunks;
-        float x[16];
-        if (r < low || r >= high) {
-          for (int i = 0; i < 16; ++i) x[i] = 0;
-        } else if (stream_type::exact_rows > 0 && exact) {
+#pragma unroll 1
+      for (int u = static_cast<int>(threadIdx.x); u < Rows * chunks; u += Threads) {
+        const int r = u / chunks;
+        const int c = u % chunks;
+        if (r >= low && r < high && (stream_type::exact_rows == 0 || !exact)) {
+          decode_chunk(r, c, staged, out + r * stride, limb_stride);
+          continue;
+        }
+        float x[16] = {};
+        if (r >= low && r < high) {
           const byte* row = at.exact_row(tile + r);
-          for (int i = 0; i < 16; ++i) x[i] = 16 * c + i < width ? exact_at(row, 16 * c + i) : 0.0f;
-        } else {
-          codec::template decode_channels<width>(staged + r * stream_type::row_bytes, group_of(tile, r, staged), 16 * c,
-                                                 x);
+          for (int i = 0; i < 16; ++i) {
+            const int channel = 16 * c + form::channel(i);
+            if (channel < width) x[i] = exact_at(row, channel);
+          }
         }
         store(x, c, out + r * stride, limb_stride);
       }
@@ -109,20 +188,41 @@ struct device_tile {
   }
 
  private:
-  /// Bytes [begin, end) of `from` into `to`, rounded outwards to whole units.
-  __device__ static void copy(const byte* from, int begin, int end, byte* to) {
-    if constexpr (unit >= 4) {
-      for (int i = begin / unit + static_cast<int>(threadIdx.x); i < ceil_div(end, unit); i += threads) {
-        copy_async<unit>(to + i * unit, from + i * unit);
-      }
-    } else {
-      for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += threads) to[i] = from[i];
+  __device__ static void decode_chunk(int r, int c, const byte* staged, uint16* out, int limb_stride) {
+    if constexpr (in_units) {
+      uint32 w[8];
+      units::load(staged + r * row_bytes, 16 * c, w);
+      put(w, c, out);
+    } else if constexpr (!by_rows) {
+      float x[16];
+      codec::template decode_channels<stream_type::width>(staged + r * row_bytes, group_at(r, staged), 16 * c, x);
+      store(x, c, out, limb_stride);
     }
   }
 
-  __device__ static const byte* group_of(int64 tile, int row, const byte* staged) {
-    const byte* groups = staged + round_up(shape::codes_bytes, 16);
-    return groups + (per_group >= Rows ? 0 : row / per_group) * group_bytes;
+  /// Bytes known at compile time, a multiple of 16.
+  template <int64 Bytes>
+  __device__ static void copy_whole(const byte* from, byte* to) {
+#pragma unroll
+    for (int begin = 0; begin < Bytes; begin += 16 * Threads) {
+      const int i = begin + 16 * static_cast<int>(threadIdx.x);
+      if (Bytes % (16 * Threads) != 0 && i >= Bytes) break;
+      copy_async<16>(to + i, from + i);
+    }
+  }
+  /// Bytes [begin, end) of `from` into `to`, rounded outwards to whole units.
+  __device__ static void copy(const byte* from, int begin, int end, byte* to) {
+    if constexpr (unit >= 4) {
+      for (int i = begin / unit + static_cast<int>(threadIdx.x); i < ceil_div(end, unit); i += Threads) {
+        copy_async<unit>(to + i * unit, from + i * unit);
+      }
+    } else {
+      for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += Threads) to[i] = from[i];
+    }
+  }
+
+  __device__ static const byte* group_at(int row, const byte* staged) {
+    return staged + codes_bytes + (per_group >= Rows ? 0 : row / per_group) * group_bytes;
   }
 
   __device__ static float exact_at(const byte* row, int channel) {
@@ -132,21 +232,21 @@ struct device_tile {
   }
 
   /// A whole row by one thread: as it is scored, after expansion and rotation where keys are stored before those.
-  __device__ static void read_row(const stream_rows<Spec, First>& at, int64 tile, int r, bool exact, const byte* staged,
+  __device__ static void read_row(const rows_type& at, int tile, int r, bool exact, const byte* staged,
                                   const float* constants, const rotary::table_view& table, float* x) {
-    float stored[width];
+    float stored[stream_type::width];
     if (stream_type::exact_rows > 0 && exact) {
-      stream_rows<Spec, First>::read_exact(at.exact_row(tile + r), stored);
+      rows_type::read_exact(at.exact_row(tile + r), stored);
     } else {
-      const int in_group = static_cast<int>((tile + r) % per_group);
-      codec::template decode<width>(staged + (r - in_group) * stream_type::row_bytes, group_of(tile, r, staged),
-                                    in_group, in_group + 1, stored);
+      const int in_group = (tile + r) % per_group;
+      codec::template decode<stream_type::width>(staged + (r - in_group) * row_bytes, group_at(r, staged), in_group,
+                                                 in_group + 1, stored);
     }
-    if constexpr (shape::expands) {
+    if constexpr (expands) {
       transform<stream_type>::restore(stored, x, constants);
       stream_type::rotary_policy::template rotate<stream_type::model_width>(x, table.at(tile + r));
     } else {
-      for (int i = 0; i < width; ++i) x[i] = stored[i];
+      for (int i = 0; i < stream_type::width; ++i) x[i] = stored[i];
     }
   }
 
@@ -162,7 +262,7 @@ struct device_tile {
   }
   __device__ static void put(const uint32 (&w)[8], int chunk, uint16* row) {
     *reinterpret_cast<uint4*>(row + 8 * chunk) = make_uint4(w[0], w[1], w[2], w[3]);
-    *reinterpret_cast<uint4*>(row + 8 * (chunk + shape::chunks)) = make_uint4(w[4], w[5], w[6], w[7]);
+    *reinterpret_cast<uint4*>(row + 8 * (chunk + chunks)) = make_uint4(w[4], w[5], w[6], w[7]);
   }
 };
 

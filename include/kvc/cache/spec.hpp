@@ -46,6 +46,7 @@ struct streams_of<true, Shape, Rotary, Dims, Quant, Storage> {  // latent and ro
 /// The members that exist only where all extents are static.
 template <class Spec, bool IsStatic>
 struct static_sizes {};
+#if !defined(__CUDACC_RTC__)  // NVRTC evaluates them while Spec is not complete; bytes_per_token(extents) is there
 template <class Spec>
 struct static_sizes<Spec, true> {
   /// Bytes of a sealed token in all slots, with all metadata (scales, offsets, rotary key).
@@ -62,6 +63,7 @@ struct static_sizes<Spec, true> {
   /// Exact rows per sequence: open groups, first and newest rows.
   static constexpr int64 tail_bytes_per_sequence = Spec::tail_bytes(extents<Spec>{});
 };
+#endif
 
 }  // namespace detail
 

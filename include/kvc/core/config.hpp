@@ -19,6 +19,23 @@
 #define KVC_HD inline
 #endif
 
+#if defined(__CUDACC_RTC__)
+// NVRTC has the functions, but not all of the compilers' names for them. (Compile with -default-device: functions that
+// run at compile time alone carry no execution space.)
+#define __builtin_rintf rintf
+#define __builtin_floorf floorf
+#define __builtin_logf logf
+#define __builtin_sqrtf sqrtf
+#define __builtin_memcpy memcpy
+#define __is_same(...) ::kvc::detail::is_same_type<__VA_ARGS__>
+namespace kvc::inline v0_1::detail {
+template <class, class>
+inline constexpr bool is_same_type = false;
+template <class T>
+inline constexpr bool is_same_type<T, T> = true;
+}  // namespace kvc::inline v0_1::detail
+#endif
+
 namespace kvc::inline v0_1 {
 
 /// Raw storage of codes, scales and exact rows.

@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+# Builds and runs every test that needs a GPU, with nvcc and nothing else, and writes what happened as JSON.
+set -euo pipefail
+
+usage() {
+  cat <<'TXT'
+use: bash tests/device.sh [options]
+
+  --out FOLDER       where device.json and the logs go (default: build/device)
+  --sanitize         run every program under compute-sanitizer as well: memcheck, racecheck, initcheck, synccheck
+  --tools A,B        those tools alone
+  --filter REGEX     only programs whose name matches, such as '^append'
+  --arch ARCH        what to compile for (default: the GPU of this machine, else sm_90)
+  --doctest FOLDER   where doctest/doctest.h is, if not on the compiler's path
+  --jobs N           compile N at a time (default: all cores)
+  --timeout S        seconds that one run of one program may take (default: 600)
+  --build-only       compile, and run nothing
+  --help             this text
+
+Exit code: 0 if everything was built, passed and was clean, 1 if not, 2 for a wrong option.
+TXT
+}
+
+wrong_use() { printf 'device.sh: %s\n\n' "$*" >&2; usage >&2; exit 2; }
+
+out=build/device tools='' filter='' arch='' doctest='' jobs=$(nproc) limit=600 run=yes
+while [ $# -gt 0 ]; do
+  case $1 in
+    --out) [ -n "${2:-}" ] || wrong_use "--out wants a folder"; out=$2; shift ;;
+    --sanitize) tools=memcheck,racecheck,initcheck,synccheck ;;
+    --tools) [ -n "${2:-}" ] || wrong_use "--tools wants a list"; tools=$2; shift ;;
+    --filter) [ -n "${2:-}" ] || wrong_use "--filter wants a regular expression"; filter=$2; shift ;;
+    --arch) [ -n "${2:-}" ] || wrong_use "--arch wants one such as sm_90"; arch=$2; shift ;;
+    --doctest) [ -n "${2:-}" ] || wrong_use "--doctest wants a folder"; doctest=$2; shift ;;
+    --jobs) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || wrong_use "--jobs wants a number"; jobs=$2; shift ;;
+    --timeout) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || wrong_use "--timeout wants a number"; limit=$2; shift ;;
+    --build-only) run=no ;;
+    --help|-h) usage; exit 0 ;;
+    *) wrong_use "there is no option '$1'" ;;
+  esac
+  shift
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+command -v nvcc >/dev/null 2>&1 || PATH=$PATH:/usr/local/cuda/bin
+command -v nvcc >/dev/null 2>&1 || { echo "device.sh: there is no nvcc on PATH" >&2; exit 1; }
+if [ -z "$arch" ]; then
+  arch=sm_90
+  if nvidia-smi -L 2>/dev/null | grep -q '^GPU 0'; then arch=native; fi
+fi
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+logs=$out/logs
+mkdir -p "$logs"
+rm -f "$logs"/*
+
+# ---- Build: tests/device/*.cu, and the other .cu tests of the suite ------------------------------------------------
+
+includes=(-Iinclude -Itests/support)
+[ -z "$doctest" ] || includes+=("-I$doctest")
+if ! echo '#include <doctest/doctest.h>' | c++ -x c++ -E "${includes[@]}" - >/dev/null 2>&1; then
+  echo "device.sh: doctest/doctest.h is not to be found (Debian: doctest-dev); say where with --doctest" >&2
+  exit 1
+fi
+programs=()
+sources=()
+for source in tests/device/*.cu tests/cache/*.cu; do
+  name=$(basename "$source" .cu)
+  if [ -n "$filter" ] && ! [[ $name =~ $filter ]]; then continue; fi
+  programs+=("$name")
+  sources+=("$source")
+done
+[ ${#programs[@]} -gt 0 ] || { echo "device.sh: no program matches '$filter'" >&2; exit 1; }
+
+echo "== build ${#programs[@]} programs for $arch ($jobs at a time)"
+c++ -std=c++20 -O0 "${includes[@]}" -DKVC_TEST_SOURCE_DIR="\"$PWD/tests\"" -c tests/support/main.cpp -o "$out/main.o"
+compile() {
+  local source=$1 name
+  name=$(basename "$source" .cu)
+  if nvcc -std=c++20 -O2 -arch="$arch" -lineinfo "${@:2}" "$source" "$out/main.o" -o "$out/$name" -lpthread \
+      >"$logs/$name.build" 2>&1; then
+    echo "built  $name"
+  else
+    rm -f "$out/$name"
+    echo "FAILED $name (does not compile):"
+    head -n 20 "$logs/$name.build"
+  fi
+}
+export -f compile
+export arch out logs
+for source in "${sources[@]}"; do rm -f "$out/$(basename "$source" .cu)"; done
+printf '%s\0' "${sources[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'compile "$@"' compile {} "${includes[@]}"
+
+# ---- Run -------------------------------------------------------------------------------------------------------------
+
+failed=0
+rows=()
+now() { date +%s.%N; }
+one_run() {  # one_run LOG COMMAND... ; sets answer, seconds
+  local log=$1 begin
+  shift
+  begin=$(now)
+  if timeout "$limit" "$@" >"$log" 2>&1; then answer=passed; else answer="failed ($?)"; fi
+  seconds=$(awk -v a="$begin" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }')
+}
+for name in "${programs[@]}"; do
+  if [ ! -x "$out/$name" ]; then
+    failed=1
+    rows+=("{\"test\": \"$name\", \"result\": \"not built\"}")
+    continue
+  fi
+  [ $run = yes ] || continue
+  one_run "$logs/$name.log" "$out/$name"
+  [ "$answer" = passed ] || { failed=1; tail -n 40 "$logs/$name.log"; }
+  assertions=$(sed -n 's/.*assertions: *\([0-9]*\) .*/\1/p' "$logs/$name.log" | tail -n 1)
+  row="{\"test\": \"$name\", \"result\": \"$answer\", \"assertions\": ${assertions:-0}, \"seconds\": $seconds"
+  echo "$answer $name ($seconds s, ${assertions:-0} assertions)"
+  for tool in ${tools//,/ }; do
+    one_run "$logs/$name.$tool" compute-sanitizer --tool "$tool" --error-exitcode 86 "$out/$name"
+    # No errors must have been counted, by a run that ended.
+    found=$(sed -n 's/.*ERROR SUMMARY: *\([0-9]*\) error.*/\1/p; s/.*RACECHECK SUMMARY: *\([0-9]*\) hazard.*/\1/p' \
+      "$logs/$name.$tool" | tail -n 1)
+    if [ "$answer" = passed ] && [ "$found" = 0 ]; then answer=clean; else
+      failed=1
+      grep -m 20 '=========' "$logs/$name.$tool" || true
+    fi
+    row+=", \"$tool\": \"$answer\", \"${tool}_seconds\": $seconds"
+    echo "  $tool: $answer ($seconds s)"
+  done
+  rows+=("$row}")
+done
+
+# ---- Summary ---------------------------------------------------------------------------------------------------------
+
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 || true)
+driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 || true)
+{
+  echo '{'
+  echo "  \"device\": \"${device:-none}\", \"driver\": \"${driver:-none}\", \"date\": \"$(date -u +%F)\","
+  echo "  \"commit\": \"$commit\", \"nvcc\": \"$(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')\"," \
+    "\"arch\": \"$arch\","
+  echo '  "tests": ['
+  for i in "${!rows[@]}"; do
+    comma=,
+    [ "$i" -lt $((${#rows[@]} - 1)) ] || comma=
+    echo "    ${rows[$i]}$comma"
+  done
+  echo '  ]'
+  echo '}'
+} >"$out/device.json"
+echo "== $out/device.json"
+[ $failed = 0 ]

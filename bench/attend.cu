@@ -271,6 +271,15 @@ struct caches {
   using channel4 = kvc::compose<model, kvc::quant::split<channels<4>, integer<4, 32>>>;
   using channel2 = kvc::compose<model, kvc::quant::split<channels<2>, integer<2, 32>>>;
   using low_rank = kvc::compose<model, kvc::dims::low_rank<96>>;
+  // Keys before their rotary embedding: expanded and turned tile by tile.
+  using deferred = kvc::compose<model, kvc::rotary::deferred<>, kvc::quant::split<channels<4>, integer<4, 32>>>;
+  template <int N, int Bits>
+  using run = kvc::quant::run<N, Bits>;
+  using mixture45 = kvc::compose<
+      model, kvc::rotary::deferred<>, kvc::dims::split<kvc::dims::low_rank<128>, kvc::dims::full>,
+      kvc::quant::split<
+          ends<kvc::quant::centred<kvc::quant::tapered<run<16, 8>, run<16, 6>, run<48, 4>, run<32, 3>, run<16, 2>>>>,
+          ends<kvc::quant::centred<kvc::quant::rotated<integer<4, 64, kvc::quant::midrise>>>>>>;
   using window = kvc::compose<model, kvc::tokens::sinks_and_window<4, 512>>;
 };
 
@@ -307,6 +316,8 @@ int main(int argc, char** argv) {
   bench<c::channel4>(o, "channel4-b64-l8192", "keys per channel, 4 bit", 64, 8192);
   bench<c::channel2>(o, "channel2-b64-l8192", "keys per channel, 2 bit", 64, 8192);
   bench<c::low_rank>(o, "low-rank-b64-l8192", "96 of 128 dimensions, bf16", 64, 8192);
+  bench<c::deferred>(o, "channel4-deferred-b64-l8192", "keys per channel before rotary, 4 bit", 64, 8192);
+  bench<c::mixture45>(o, "mixture-4.5-b64-l8192", "tapered keys before rotary in a basis, rotated values", 64, 8192);
   bench<c::window>(o, "sinks-window-b64-l8192", "first 4 and newest 512 tokens", 64, 8192);
 #endif
   if (o.out != nullptr) std::fclose(o.out);

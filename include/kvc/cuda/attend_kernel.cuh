@@ -102,6 +102,7 @@ struct attend_block {
   int query;  ///< first of the block, counted over query rows x group
   int count;  ///< of queries that exist
   byte* shared;
+  int warp_index;
 
   /// A tile: rows [low, high) of those from `begin` on.
   struct cursor {
@@ -115,14 +116,14 @@ struct attend_block {
     __device__ int high() const { return min_of(rows.end - begin, layout::rows); }
   };
 
-  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  __device__ int warp() const { return warp_index; }
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   /// The j-th block of 8 queries of those that this warp scores.
-  __device__ static int query_block(int j) {
+  __device__ int query_block(int j) const {
     return layout::warp_stride == 1 ? j : warp() / layout::row_blocks + j * layout::warp_stride;
   }
   /// The rows of this thread in a tile of scores: this one and the one 8 below.
-  __device__ static int score_row() { return warp() % layout::row_blocks * 16 + lane() / 4; }
+  __device__ int score_row() const { return warp() % layout::row_blocks * 16 + lane() / 4; }
 
   __device__ int group() const { return view.model.group(); }
   __device__ int64 position(int n) const { return step.seq_lens[index] + (query + n) / group(); }
@@ -221,52 +222,73 @@ struct attend_block {
 
   // ---- Scores of this warp's block of 16 rows and its blocks of 8 queries.
 
-  /// d += the product over Channels elements of a row from `begin` on.
-  template <int Channels>
-  __device__ void multiply(scores& d, int begin, int key_limb, int query_limb) const {
+  /// d[g] += the product over group g's elements of a row, Groups ranges of Channels elements from `begin` on. Chains
+  /// of products are interleaved, as each waits for the one before: over the groups, or two over a single one.
+  template <int Groups, int Channels>
+  __device__ void multiply(scores (&d)[Groups], int begin, int key_limb, int query_limb) const {
     const uint16* k = tile(key_limb) + (warp() % layout::row_blocks * 16 + lane() % 16) * layout::tile_stride +
                       lane() / 16 * 8 + begin;
     const uint16* q = queries(query_limb) + lane() % 8 * layout::query_stride + lane() / 8 * 8 + begin;
+    scores odd = {};
 #pragma unroll
     for (int c = 0; c < Channels; c += 32) {
       const bool pair = c + 16 < Channels;
-      uint32 a[2][4];
-      load_matrices(a[0], k + c);
-      if (pair) load_matrices(a[1], k + c + 16);
+#pragma unroll
+      for (int g = 0; g < Groups; ++g) {
+        uint32 a[2][4];
+        load_matrices(a[0], k + g * Channels + c);
+        if (pair) load_matrices(a[1], k + g * Channels + c + 16);
+#pragma unroll
+        for (int j = 0; j < layout::warp_queries; ++j) {
+          if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+          uint32 b[4];
+          load_matrices(
+              b, q + query_block(j) * 8 * layout::query_stride + g * Channels + (pair ? c : c - (lane() / 16) * 16));
+          multiply_add(d[g][j], a[0], b[0], b[1]);
+          if (pair) multiply_add(Groups == 1 ? odd[j] : d[g][j], a[1], b[2], b[3]);
+        }
+      }
+    }
+    if constexpr (Groups == 1) {
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {
-        if (query_block(j) >= layout::query_blocks) continue;
-        uint32 b[4];
-        load_matrices(b, q + query_block(j) * 8 * layout::query_stride + (pair ? c : c - (lane() / 16) * 16));
-        multiply_add(d[j], a[0], b[0], b[1]);
-        if (pair) multiply_add(d[j], a[1], b[2], b[3]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) d[0][j][i] += odd[j][i];
       }
     }
   }
   template <class Tile>
   __device__ void score_part(scores& s, int begin, const float2* scales, const float* group_sums) const {
     if constexpr (Tile::groups == 0) {
-      multiply<Tile::pitch>(s, begin, 0, 0);
+      scores d[1] = {};
+      multiply<1, Tile::pitch>(d, begin, 0, 0);
       if constexpr (layout::limbs == 2) {
-        multiply<Tile::pitch>(s, begin, 1, 0);
-        multiply<Tile::pitch>(s, begin, 0, 1);
+        multiply<1, Tile::pitch>(d, begin, 1, 0);
+        multiply<1, Tile::pitch>(d, begin, 0, 1);
+      }
+#pragma unroll
+      for (int j = 0; j < layout::warp_queries; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[j][i] += d[0][j][i];
       }
     } else {
-      constexpr int half = Tile::groups == 1 ? Tile::pitch : Tile::group_chunks * 8;
+      scores d[Tile::groups] = {};
+      if constexpr (Tile::groups == 1) {
+        multiply<1, Tile::pitch>(d, begin, 0, 0);
+      } else {  // a group has slots in both halves
+        multiply<Tile::groups, Tile::group_chunks * 8>(d, begin, 0, 0);
+        multiply<Tile::groups, Tile::group_chunks * 8>(d, begin + Tile::chunks * 8, 0, 0);
+      }
 #pragma unroll
       for (int g = 0; g < Tile::groups; ++g) {
-        scores d = {};
-        multiply<half>(d, begin + g * half, 0, 0);
-        if constexpr (Tile::groups > 1) multiply<half>(d, begin + Tile::chunks * 8 + g * half, 0, 0);
         const float2 k[2] = {scales[g * layout::rows + score_row()], scales[g * layout::rows + score_row() + 8]};
 #pragma unroll
         for (int j = 0; j < layout::warp_queries; ++j) {
-          if (query_block(j) >= layout::query_blocks) continue;
 #pragma unroll
-          for (int i = 0; i < 4; ++i) s[j][i] += k[i / 2].x * d[j][i];
+          for (int i = 0; i < 4; ++i) s[j][i] += k[i / 2].x * d[g][j][i];
           if constexpr (Tile::has_offset) {
-            const float2 sum =
-                *reinterpret_cast<const float2*>(group_sums + g * Queries + query_block(j) * 8 + lane() % 4 * 2);
+            const int n = min_of(query_block(j) * 8, Queries - 8) + lane() % 4 * 2;
+            const float2 sum = *reinterpret_cast<const float2*>(group_sums + g * Queries + n);
             s[j][0] += k[0].y * sum.x;
             s[j][1] += k[0].y * sum.y;
             s[j][2] += k[1].y * sum.x;
@@ -323,7 +345,7 @@ struct attend_block {
 
   // ---- Sums of this warp's blocks of 16 channels.
 
-  __device__ static int value_block(int i) {
+  __device__ int value_block(int i) const {
     return warp() + i * warps;
   }
   __device__ static int value_group(int block) {
@@ -419,7 +441,7 @@ struct attend_block {
   }
 
   /// x[query_block(j)]. Registers are indexed by constants alone.
-  __device__ static float pick(const float (&x)[layout::query_blocks][2], int j, int i) {
+  __device__ float pick(const float (&x)[layout::query_blocks][2], int j, int i) const {
     if constexpr (layout::warp_stride == 1) {
       return x[j][i];
     } else {
@@ -531,7 +553,7 @@ struct attend_block {
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {
         const int n = query_block(j) * 8 + lane() % 4 * 2;
-        if (query_block(j) >= layout::query_blocks) continue;
+        if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if constexpr (has_shift) s[j][i] += shifts()[n + i % 2];
@@ -578,7 +600,7 @@ struct attend_block {
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {
         const int n = query_block(j) * 8 + lane() % 4 * 2;
-        if (query_block(j) >= layout::query_blocks) continue;
+        if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
         float p[4];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -612,12 +634,17 @@ struct attend_block {
       if constexpr (!Spec::is_latent) decode_second(tile(0));
       __syncthreads();  // weights and values are there
 
+      bool rises = false;
 #pragma unroll
-      for (int i = 0; i < layout::warp_values; ++i) {
+      for (int j = 0; j < layout::query_blocks; ++j) rises |= factor[j][0] != 1.0f || factor[j][1] != 1.0f;
+      if (__any_sync(~0u, rises)) {
 #pragma unroll
-        for (int j = 0; j < layout::query_blocks; ++j) {
+        for (int i = 0; i < layout::warp_values; ++i) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) o[i][j][e] *= factor[j][e % 2];
+          for (int j = 0; j < layout::query_blocks; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) o[i][j][e] *= factor[j][e % 2];
+          }
         }
       }
       if ((!whole || layout::limbs == 2) && __syncthreads_or(has_not_finite(shape::value_pitch))) {
@@ -641,7 +668,7 @@ struct attend_block {
 #pragma unroll
     for (int j = 0; j < layout::warp_queries; ++j) {
       const int n = query_block(j) * 8 + lane() % 4 * 2;
-      if (query_block(j) >= layout::query_blocks) continue;
+      if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
       const int block = warp() % layout::row_blocks;
       put_column_sums(l[j], maxima() + block * Queries + n);
       if constexpr (value_tile::has_offset) {

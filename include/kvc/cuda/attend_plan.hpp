@@ -32,7 +32,14 @@ struct attend_shape {
   static constexpr bool is_fp32 =
       __is_same(typename first::codec, quant::none<float>) || __is_same(typename second::codec, quant::none<float>);
   static constexpr int limbs = is_fp32 ? 2 : 1;
-  static constexpr int tile_rows = tile_pitch * limbs > 256 ? 32 : 64;
+  /// As many rows as fit into shared memory with their stages, at most 64.
+  static constexpr int tile_rows = [] {
+    int rows = 64;
+    const int64 row = 2 * limbs * (tile_pitch + 8) +
+                      2 * (first::row_bytes + first::group_bytes + second::row_bytes + second::group_bytes);
+    while (rows > 16 && rows * row + limbs * 64 * (score_pitch + 8) > 190000) rows /= 2;
+    return rows;
+  }();
   /// A wide row's sums need the registers of more threads.
   static constexpr int warps = value_pitch * limbs > 256 ? 8 : 4;
   static constexpr int threads = 32 * warps;
@@ -43,7 +50,7 @@ struct attend_shape {
   static constexpr int block_queries(int64 queries) { return queries <= few ? few : many; }
 
   /// Blocks of few queries that a multiprocessor holds at a time, about: what splits aim to fill.
-  static constexpr int blocks = tile_pitch * limbs > 256 ? 2 : 5;
+  static constexpr int blocks = tile_pitch * limbs > 256 ? 1 : 5;
 
   /// Floats of one partial result: o, then m and l.
   static constexpr int partial_floats = value_pitch + 2;

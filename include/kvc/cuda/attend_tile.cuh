@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
+#include <type_traits>
+
 #include "kvc/cache/rows.hpp"
 #include "kvc/cuda/codes.cuh"
 
@@ -42,6 +44,15 @@ struct tile_form<Units, true> {
   KVC_HD static constexpr int channel(int position) { return Units::channel(position); }
 };
 
+/// The order of channels alone, of a tile that is decoded.
+template <class Codes>
+struct channel_order {
+  static constexpr int groups = 0;
+  static constexpr int group_chunks = 1;
+  static constexpr bool has_offset = false;
+  KVC_HD static constexpr int channel(int position) { return Codes::channel(position); }
+};
+
 /// A tile of Rows rows of one stream, for a block of Threads threads.
 ///
 /// In shared memory a row has slots of 8 channels. A thread treats a chunk of 16 channels, number c, and puts its
@@ -63,14 +74,20 @@ struct device_tile {
   static constexpr int chunks = ceil_div(width, 16);
   static constexpr int pitch = 16 * chunks;  ///< channels in shared memory, zero beyond width
 
-  using form = tile_form<units, uses_units<units>(Folds) && !by_rows && Limbs == 1>;
+  static constexpr int per_page = stream_type::tokens_per_page;
+  static constexpr int per_group = stream_type::tokens_per_group;
+
+  /// Whether threads keep the constants of their channels.
+  using by_channel = channel_codes<codec, stream_type::width>;
+  static constexpr bool keeps_channels =
+      by_channel::exists && !by_rows && Limbs == 1 && Threads % chunks == 0 && per_group % (Threads / chunks) == 0;
+  using form = tile_form<std::conditional_t<keeps_channels, channel_order<by_channel>, units>,
+                         keeps_channels || (uses_units<units>(Folds) && !by_rows && Limbs == 1)>;
   static constexpr bool in_units = form::in_units;
   static constexpr int groups = form::groups;  ///< of a row's constants, 0 where it has none
   static constexpr bool has_offset = form::has_offset;
   static constexpr int group_chunks = form::in_units ? form::group_chunks : chunks;
 
-  static constexpr int per_page = stream_type::tokens_per_page;
-  static constexpr int per_group = stream_type::tokens_per_group;
   static constexpr int row_bytes = stream_type::row_bytes;
   static constexpr int group_bytes = stream_type::group_bytes;
   static constexpr int piece = min_of(Rows, per_page);  ///< rows that lie together in a page
@@ -159,11 +176,15 @@ struct device_tile {
         for (int c = 0; c < chunks; ++c) store(x + 16 * c, c, out + r * stride, limb_stride);
       }
     } else if (low == 0 && high == Rows && (stream_type::exact_rows == 0 || !exact)) {
+      if constexpr (keeps_channels) {
+        decode_channels(staged, out, stride);
+      } else {
 #pragma unroll
-      for (int begin = 0; begin < Rows * chunks; begin += Threads) {
-        const int u = begin + static_cast<int>(threadIdx.x);
-        if (Rows * chunks % Threads != 0 && u >= Rows * chunks) break;
-        decode_chunk(u / chunks, u % chunks, staged, out + u / chunks * stride, limb_stride);
+        for (int begin = 0; begin < Rows * chunks; begin += Threads) {
+          const int u = begin + static_cast<int>(threadIdx.x);
+          if (Rows * chunks % Threads != 0 && u >= Rows * chunks) break;
+          decode_chunk(u / chunks, u % chunks, staged, out + u / chunks * stride, limb_stride);
+        }
       }
     } else {
 #pragma unroll 1
@@ -188,8 +209,30 @@ struct device_tile {
   }
 
  private:
+  /// A whole tile of sealed rows, constants per channel.
+  __device__ static void decode_channels(const byte* staged, uint16* out, int stride) {
+    if constexpr (keeps_channels) {
+      const int c = static_cast<int>(threadIdx.x) % chunks;
+      constexpr int rows_at_once = Threads / chunks;
+      by_channel codes;
+#pragma unroll
+      for (int begin = 0; begin < Rows; begin += rows_at_once) {
+        if (begin % min_of(per_group, Rows) == 0) codes.load_constants(group_at(begin, staged), 16 * c);
+        const int r = begin + static_cast<int>(threadIdx.x) / chunks;
+        uint32 w[8];
+        codes.load(staged + r * row_bytes, 16 * c, w);
+        put(w, c, out + r * stride);
+      }
+    }
+  }
   __device__ static void decode_chunk(int r, int c, const byte* staged, uint16* out, int limb_stride) {
-    if constexpr (in_units) {
+    if constexpr (keeps_channels) {
+      uint32 w[8];
+      by_channel codes;
+      codes.load_constants(group_at(r, staged), 16 * c);
+      codes.load(staged + r * row_bytes, 16 * c, w);
+      put(w, c, out);
+    } else if constexpr (in_units) {
       uint32 w[8];
       units::load(staged + r * row_bytes, 16 * c, w);
       put(w, c, out);

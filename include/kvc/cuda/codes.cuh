@@ -112,6 +112,46 @@ requires(Width % 16 == 0 &&
   }
 };
 
+/// Codes with constants per channel: a thread keeps those of its chunk, which all rows of the group share.
+template <class Codec, int Width>
+struct channel_codes {
+  static constexpr bool exists = false;
+};
+
+template <int Bits, int Group, quant::grid Grid, quant::scale_type Type, int Width>
+requires(Width % 16 == 0) struct channel_codes<quant::integer<Bits, Group, Grid, quant::per_channel, Type>, Width> {
+  using codec = quant::integer<Bits, Group, Grid, quant::per_channel, Type>;
+  static constexpr bool exists = true;
+  using units = packed_units<Bits, Grid, quant::common_alignment(2 * Bits, codec::template row_bytes<Width>, 16)>;
+
+  float scale[16];
+  float offset[16];
+
+  KVC_HD static constexpr int channel(int position) { return units::channel(position); }
+
+  /// The constants of channels [channel, channel + 16) of a group, by position.
+  __device__ void load_constants(const byte* group_constants, int channel) {
+    constexpr int bytes = codec::constants_of::bytes;
+    alignas(16) byte k[16 * bytes];
+    __builtin_memcpy(k, __builtin_assume_aligned(group_constants + channel * bytes, 16), sizeof k);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const quant::grid_constants g = codec::constants_of::load(k + units::channel(i) * bytes);
+      scale[i] = g.scale / static_cast<float>(units::factor);
+      offset[i] = g.offset;
+    }
+  }
+  /// The chunk of one row, decoded, as bf16 pairs.
+  __device__ void load(const byte* row_codes, int channel, uint32 (&w)[8]) const {
+    units::load(row_codes + channel * Bits / 8, w);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      w[i] = pack_bf16(low_bf16(w[i]) * scale[2 * i] + offset[2 * i],
+                       high_bf16(w[i]) * scale[2 * i + 1] + offset[2 * i + 1]);
+    }
+  }
+};
+
 template <int Width>
 requires(Width % 16 == 0) struct unit_codes<quant::none<bf16>, Width> {
   static constexpr bool exists = true;

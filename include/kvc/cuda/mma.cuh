@@ -44,7 +44,7 @@ __device__ inline void load_matrices_transposed(uint32 (&r)[4], const void* row)
                : "memory");
 }
 
-/// c[16][8] += a[16][16] b[16][8]
+/// c[16][8] += a[16][16] b[16][8]. Volatile: else the compiler may move it to where only some lanes go.
 __device__ inline void multiply_add(float (&c)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "

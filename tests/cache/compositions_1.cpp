@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+// sanitized: -Og
 #include "composition_suite.hpp"
 
 std::vector<kvc_test::composition> kvc_test::suite() {

@@ -6,6 +6,24 @@
 
 namespace kvc::inline v0_1::quant {
 
+namespace detail {
+
+// Not consteval: clang 14 evaluates such calls in a template before its parameters are known.
+
+KVC_HD constexpr int share_lanes(int group, int groups, int unit, int size) {
+  int lanes = 1;
+  while (2 * lanes <= 32 && 2 * lanes * groups <= size && group % (2 * lanes * unit) == 0) lanes *= 2;
+  return lanes;
+}
+
+KVC_HD constexpr int share_chunk(int share, int last, int unit, int bits) {
+  int chunk = unit;
+  while (2 * chunk * bits <= 64 && share % (2 * chunk) == 0 && last % (2 * chunk) == 0) chunk *= 2;
+  return chunk;
+}
+
+}  // namespace detail
+
 /// How a team of Size threads splits Width channels in groups of Group, in Bits bits: `lanes` threads take a group
 /// together, each a contiguous `share` of it, and write `chunk` codes at a time, which fill whole bytes.
 template <int Width, int Group, int Bits, int Size>
@@ -16,20 +34,9 @@ struct team_share {
   /// Whether groups are whole packing units, so that threads can pack their own.
   static constexpr bool fits = groups == 1 || Group % unit == 0;
 
-  static consteval int lanes_of() {
-    int lanes = 1;
-    while (2 * lanes <= 32 && 2 * lanes * groups <= Size && Group % (2 * lanes * unit) == 0) lanes *= 2;
-    return lanes;
-  }
-  static constexpr int lanes = lanes_of();
+  static constexpr int lanes = detail::share_lanes(Group, groups, unit, Size);
   static constexpr int share = Group / lanes;
-
-  static consteval int chunk_of() {
-    int chunk = unit;
-    while (2 * chunk * Bits <= 64 && share % (2 * chunk) == 0 && last % (2 * chunk) == 0) chunk *= 2;
-    return chunk;
-  }
-  static constexpr int chunk = chunk_of();
+  static constexpr int chunk = detail::share_chunk(share, last, unit, Bits);
 };
 
 /// Writes the Bytes low bytes of a word, at once where their address allows it.

@@ -39,7 +39,10 @@ def verdict(case, command):
     if not any(re.match(r"#\s*if.*\bKVC_SHOULD_FAIL\b", line) for line in lines):
         return "no control", "the case has no '#ifdef KVC_SHOULD_FAIL'"
 
-    good, crashed, output = compiles(command, case)
+    # nvcc checks the control in its device pass alone, a third of its work: the C++ compiler takes the control too, and
+    # whatever else is wrong with the host pass comes before the sentence.
+    control = ["-ptx" if flag == "-c" else flag for flag in command]
+    good, crashed, output = compiles(control, case)
     if not good:
         return "the control does not compile", output
     good, crashed, output = compiles(command, case, ["-DKVC_SHOULD_FAIL"])

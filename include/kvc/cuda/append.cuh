@@ -71,9 +71,9 @@ __device__ void append_rows(const append_call<Spec, T>& c, float* shared) {
   using teams = row_teams<stream_type>;
   const typename teams::team team;
   const int heads = c.view.model.stored_heads();
-  const int64 item = static_cast<int64>(blockIdx.x) * teams::per_block + threadIdx.x / teams::lanes;
-  const int64 row = item / heads;
-  const int head = static_cast<int>(item % heads);
+  const unsigned item = blockIdx.x * teams::per_block + threadIdx.x / teams::lanes;
+  const int64 row = item / static_cast<unsigned>(heads);  // 32 bits: launchers refuse more
+  const int head = static_cast<int>(item % static_cast<unsigned>(heads));
   if (row >= c.bounds.total_rows || row >= c.step.row_indptr[c.bounds.sequences]) return;
 
   int i = 0;
@@ -105,9 +105,9 @@ __device__ void append_slot_rows(const append_call<Spec, T>& c, const int64* slo
   using stream_type = stream_of<Spec, First>;
   using teams = row_teams<stream_type>;
   const int heads = c.view.model.stored_heads();
-  const int64 item = static_cast<int64>(blockIdx.x) * teams::per_block + threadIdx.x / teams::lanes;
-  const int64 row = item / heads;
-  const int head = static_cast<int>(item % heads);
+  const unsigned item = blockIdx.x * teams::per_block + threadIdx.x / teams::lanes;
+  const int64 row = item / static_cast<unsigned>(heads);  // 32 bits: launchers refuse more
+  const int head = static_cast<int>(item % static_cast<unsigned>(heads));
   if (row >= rows) return;
   const int64 place = slot_mapping[row];
   if (reports(c.bounds.report, place < -1 || place >= c.view.blocks * Spec::tokens_per_page, wrong_table)) return;
@@ -142,6 +142,7 @@ status append(const append_call<Spec, T>& c, cudaStream_t stream) {
   if (c.first.data == nullptr || c.second.data == nullptr) return status::null_pointer;
   using grid = row_grid<Spec>;
   const int64 items = c.bounds.total_rows * c.view.model.stored_heads();
+  if (items > most_items) return status::invalid_argument;
   const status launched = launch(append_kernel<Spec, T>, dim3(blocks_for(items, grid::per_block), 2), grid::threads,
                                  grid::shared_bytes, stream, "append", c);
   if (launched != status::ok) return launched;
@@ -199,7 +200,7 @@ status append_slots(const cache_view<Spec>& view, int layer, rows_view<const T> 
     bounds.report = report;
     const status s = detail::check_append(view, step_view{}, bounds, layer);
     if (s != status::ok || rows == 0) return s;
-    if (rows < 0) return status::invalid_argument;
+    if (rows < 0 || rows * view.model.stored_heads() > detail::most_items) return status::invalid_argument;
     rows_view<const T> second = v;
     if constexpr (Spec::is_latent) second = detail::after_latent<Spec>(k);
     if (k.data == nullptr || slot_mapping == nullptr || second.data == nullptr) return status::null_pointer;

@@ -29,9 +29,9 @@ __device__ void gather_rows(const gather_call<Spec, T>& c, float* shared) {
   using teams = row_teams<stream_type>;
   const typename teams::team team;
   const int heads = c.view.model.stored_heads();
-  const int64 item = static_cast<int64>(blockIdx.x) * teams::per_block + threadIdx.x / teams::lanes;
-  const int64 t = c.begin + item / heads;
-  const int head = static_cast<int>(item % heads);
+  const unsigned item = blockIdx.x * teams::per_block + threadIdx.x / teams::lanes;
+  const int64 t = c.begin + item / static_cast<unsigned>(heads);
+  const int head = static_cast<int>(item % static_cast<unsigned>(heads));
   if (t >= c.end) return;
   const int64 length = c.step.seq_lens[c.index];
   if (reports(c.report, t >= length, wrong_length)) return;
@@ -87,6 +87,7 @@ status gather(const cache_view<Spec>& view, const step_view& step, int index, in
     return status::bad_position;
   if (begin == end) return status::ok;
   if (k.data == nullptr || v.data == nullptr) return status::null_pointer;
+  if ((end - begin) * view.model.stored_heads() > detail::most_items) return status::invalid_argument;
   using grid = detail::row_grid<Spec>;
   const detail::gather_call<Spec, T> call{view, step, index, view.model.slot(layer), begin, end, k, v, report};
   return detail::launch(detail::gather_kernel<Spec, T>,

@@ -69,6 +69,9 @@ status check_append(const cache_view<Spec>& view, const step_view& step, const s
   return view.model.writes(layer) ? status::ok : status::follower_layer;
 }
 
+/// Rows x heads of a launch: indices of 32 bits, with room for what the last block has too many.
+inline constexpr int64 most_items = 0x7fff0000;
+
 constexpr unsigned blocks_for(int64 items, int64 per_block) {
   return static_cast<unsigned>(kvc::ceil_div(items, per_block));
 }

@@ -15,39 +15,62 @@ KVC_HD constexpr float hadamard_sign(int i) {
   return ((h ^ (h >> 16)) >> 31) != 0 ? -1.0f : 1.0f;
 }
 
-/// In place, for every block of x [Width]: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block,
-/// butterflies in ascending stride.
-template <int Width, int Block, class Team = serial_team>
-KVC_HD void hadamard(float* x, Team team = {}) {
+namespace detail {
+
+/// What a rotation does beside the butterflies: signs before them (forward), after them (inverse).
+enum class signs { none, before, after };
+
+/// The butterflies of stride Half and up by a team: eight numbers per thread and pass, three strides of them in
+/// registers, so that memory is passed through once per three strides.
+template <int Width, int Block, int Half, signs Signs, class Team>
+KVC_HD void butterflies(float* x, Team team) {
+  constexpr int radix = min_of(8, Block / Half);
+  constexpr bool first = Half == 1;
+  constexpr bool last = Half * radix == Block;
   const float scale = 1.0f / sqrt_of(static_cast<float>(Block));
-  if constexpr (Team::size() == 1) {
-    for (float* block = x; block < x + Width; block += Block) {
-      for (int half = 1; half < Block; half *= 2) {
-        for (int base = 0; base < Block; base += 2 * half) {
-          for (int i = base; i < base + half; ++i) {
-            const float a = block[i];
-            const float b = block[i + half];
-            block[i] = a + b;
-            block[i + half] = a - b;
-          }
-        }
-      }
-      for (int i = 0; i < Block; ++i) block[i] *= scale;
+  for (int p = team.rank(); p < Width / radix; p += Team::size()) {
+    const int i = p % Half + p / Half * (Half * radix);
+    float y[radix];
+    for (int k = 0; k < radix; ++k) y[k] = x[i + k * Half];
+    if constexpr (first && Signs == signs::before) {
+      for (int k = 0; k < radix; ++k) y[k] *= hadamard_sign(i + k * Half);
     }
-  } else {  // the same butterflies, numbered through: p-th of Width / 2
-    for (int half = 1; half < Block; half *= 2) {
-      for (int p = team.rank(); p < Width / 2; p += team.size()) {
-        const int i = p + (p & -half);  // 2 * half * (p / half) + p % half
+    for (int half = 1; half < radix; half *= 2) {
+      for (int k = 0; k < radix; ++k) {
+        if ((k & half) != 0) continue;
+        const float a = y[k];
+        const float b = y[k + half];
+        y[k] = a + b;
+        y[k + half] = a - b;
+      }
+    }
+    for (int k = 0; k < radix; ++k) {
+      if constexpr (last) y[k] *= scale;
+      if constexpr (last && Signs == signs::after) y[k] *= hadamard_sign(i + k * Half);
+      x[i + k * Half] = y[k];
+    }
+  }
+  team.sync();
+  if constexpr (!last) butterflies<Width, Block, Half * radix, Signs>(x, team);
+}
+
+}  // namespace detail
+
+/// In place: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block, butterflies in ascending stride.
+template <int Block>
+KVC_HD void hadamard(float* x) {
+  for (int half = 1; half < Block; half *= 2) {
+    for (int base = 0; base < Block; base += 2 * half) {
+      for (int i = base; i < base + half; ++i) {
         const float a = x[i];
         const float b = x[i + half];
         x[i] = a + b;
         x[i + half] = a - b;
       }
-      team.sync();
     }
-    for (int i = team.rank(); i < Width; i += team.size()) x[i] *= scale;
-    team.sync();
   }
+  const float scale = 1.0f / sqrt_of(static_cast<float>(Block));
+  for (int i = 0; i < Block; ++i) x[i] *= scale;
 }
 
 /// Rows are rotated before they are encoded: y = H S x in blocks of the largest power of two that divides the segment,
@@ -70,16 +93,22 @@ struct rotated {
   /// Row into the codec's space.
   template <int Width, class Team = serial_team>
   KVC_HD static void forward(float* x, const float* /*constants*/, Team team = {}) {
-    for (int i = team.rank(); i < Width; i += team.size()) x[i] *= hadamard_sign(i);
-    team.sync();
-    hadamard<Width, block<Width>>(x, team);
+    if constexpr (Team::size() > 1) {
+      detail::butterflies<Width, block<Width>, 1, detail::signs::before>(x, team);
+    } else {
+      for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
+      for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);
+    }
   }
   /// Row back from the codec's space.
   template <int Width, class Team = serial_team>
   KVC_HD static void inverse(float* x, const float* /*constants*/, Team team = {}) {
-    hadamard<Width, block<Width>>(x, team);
-    for (int i = team.rank(); i < Width; i += team.size()) x[i] *= hadamard_sign(i);
-    team.sync();
+    if constexpr (Team::size() > 1) {
+      detail::butterflies<Width, block<Width>, 1, detail::signs::after>(x, team);
+    } else {
+      for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);
+      for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
+    }
   }
   /// Query so that its product with the codec's rows is the product with the rows themselves; returns what is constant
   /// over all rows.

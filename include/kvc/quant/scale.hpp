@@ -49,6 +49,15 @@ struct stored_constants {
 
  private:
   KVC_HD static void put(float x, byte* at) {
+#if defined(__CUDA_ARCH__)
+    // As get: little-endian, and aligned to two bytes.
+    if constexpr (Type == scale_type::fp16) {
+      const uint16 bits = fp16::from(x).bits;
+      __builtin_memcpy(__builtin_assume_aligned(at, 2), &bits, 2);
+    } else {
+      __builtin_memcpy(__builtin_assume_aligned(at, 2), &x, 4);
+    }
+#else
     if constexpr (Type == scale_type::fp16) {
       const uint16 bits = fp16::from(x).bits;
       at[0] = static_cast<byte>(bits);
@@ -57,6 +66,7 @@ struct stored_constants {
       const uint32 bits = float_bits(x);
       for (int i = 0; i < 4; ++i) at[i] = static_cast<byte>(bits >> (8 * i));
     }
+#endif
   }
   KVC_HD static float get(const byte* at) {
 #if defined(__CUDA_ARCH__)

@@ -735,9 +735,11 @@ KVC_KERNEL void __launch_bounds__(attend_layout<Spec, Queries>::threads, attend_
   const int index = static_cast<int>(blockIdx.x) / query_blocks / heads;
   const int64 queries = step.rows(index) * view.model.group() - static_cast<int64>(block) * Queries;
   if (queries <= 0) return;
+  // Through a shuffle: the compiler knows that all lanes of a warp have the same.
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const attend_block<Spec, T, Queries> work{
-      view,  step, params, index, slot, head, block * Queries, static_cast<int>(min_of<int64>(queries, Queries)),
-      shared};
+      view,   step, params, index, slot, head, block * Queries, static_cast<int>(min_of<int64>(queries, Queries)),
+      shared, warp};
   work.run(q, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y), partial_o, partial_state);
 }
 

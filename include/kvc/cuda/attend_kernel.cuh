@@ -230,22 +230,47 @@ struct attend_block {
                       lane() / 16 * 8 + begin;
     const uint16* q = queries(query_limb) + lane() % 8 * layout::query_stride + lane() / 8 * 8 + begin;
     scores odd = {};
+    // All loads of a batch first: products find their operands there.
+    constexpr int step = 32;
+    constexpr int batch = layout::warp_queries > 2 || Groups > 1 ? step : 2 * step;
 #pragma unroll
-    for (int c = 0; c < Channels; c += 32) {
-      const bool pair = c + 16 < Channels;
+    for (int begin_of = 0; begin_of < Channels; begin_of += batch) {
+      constexpr int most = batch / step;
+      uint32 a[Groups][most][2][4];
+      uint32 b[Groups][most][layout::warp_queries][4];
 #pragma unroll
       for (int g = 0; g < Groups; ++g) {
-        uint32 a[2][4];
-        load_matrices(a[0], k + g * Channels + c);
-        if (pair) load_matrices(a[1], k + g * Channels + c + 16);
 #pragma unroll
-        for (int j = 0; j < layout::warp_queries; ++j) {
-          if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
-          uint32 b[4];
-          load_matrices(
-              b, q + query_block(j) * 8 * layout::query_stride + g * Channels + (pair ? c : c - (lane() / 16) * 16));
-          multiply_add(d[g][j], a[0], b[0], b[1]);
-          if (pair) multiply_add(Groups == 1 ? odd[j] : d[g][j], a[1], b[2], b[3]);
+        for (int i = 0; i < most; ++i) {
+          const int c = begin_of + i * step;
+          if (c >= Channels) continue;
+          const bool pair = c + 16 < Channels;
+          load_matrices(a[g][i][0], k + g * Channels + c);
+          if (pair) load_matrices(a[g][i][1], k + g * Channels + c + 16);
+#pragma unroll
+          for (int j = 0; j < layout::warp_queries; ++j) {
+            if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+            load_matrices(b[g][i][j], q + query_block(j) * 8 * layout::query_stride + g * Channels +
+                                          (pair ? c : c - (lane() / 16) * 16));
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < most; ++i) {
+        const int c = begin_of + i * step;
+        if (c >= Channels) continue;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (half == 1 && c + 16 >= Channels) continue;
+#pragma unroll
+          for (int g = 0; g < Groups; ++g) {
+#pragma unroll
+            for (int j = 0; j < layout::warp_queries; ++j) {
+              if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+              multiply_add(Groups == 1 && half == 1 ? odd[j] : d[g][j], a[g][i][half], b[g][i][j][2 * half],
+                           b[g][i][j][2 * half + 1]);
+            }
+          }
         }
       }
     }
@@ -371,14 +396,27 @@ struct attend_block {
       for (int r = 0; r < layout::rows; r += 16) {
         uint32 b[layout::query_blocks + 1][2];
         if constexpr (layout::weight_groups == 1) load_weights(b, r, limb == 2 ? 1 : 0);
+        constexpr int batch = layout::query_blocks > 2 ? 2 : 4;
 #pragma unroll
-        for (int i = 0; i < layout::warp_values; ++i) {
-          if (layout::value_blocks % warps != 0 && value_block(i) >= layout::value_blocks) continue;
-          if constexpr (layout::weight_groups > 1) load_weights(b, r, value_group(value_block(i)));
-          uint32 a[4];
-          load_matrices_transposed(a, v + r * layout::tile_stride + value_block(i) * 16);
+        for (int first_of = 0; first_of < layout::warp_values; first_of += batch) {
+          uint32 a[batch][4];
+          uint32 own[batch][layout::query_blocks + 1][2];
 #pragma unroll
-          for (int j = 0; j < layout::query_blocks; ++j) multiply_add(o[i][j], a, b[j][0], b[j][1]);
+          for (int i = 0; i < batch; ++i) {
+            const int block = value_block(first_of + i);
+            if (first_of + i >= layout::warp_values || block >= layout::value_blocks) continue;
+            load_matrices_transposed(a[i], v + r * layout::tile_stride + block * 16);
+            if constexpr (layout::weight_groups > 1) load_weights(own[i], r, value_group(block));
+          }
+#pragma unroll
+          for (int i = 0; i < batch; ++i) {
+            if (first_of + i >= layout::warp_values || value_block(first_of + i) >= layout::value_blocks) continue;
+#pragma unroll
+            for (int j = 0; j < layout::query_blocks; ++j) {
+              const auto& w = layout::weight_groups > 1 ? own[i][j] : b[j];
+              multiply_add(o[first_of + i][j], a[i], w[0], w[1]);
+            }
+          }
         }
       }
     }

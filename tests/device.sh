@@ -71,7 +71,7 @@ for source in tests/device/*.cu tests/cache/*.cu; do
   programs+=("$name")
   sources+=("$source")
 done
-[ ${#programs[@]} -gt 0 ] || { echo "device.sh: no program matches '$filter'" >&2; exit 1; }
+[ ${#programs[@]} -gt 0 ] || [[ two_libraries =~ $filter ]] || { echo "device.sh: no program matches '$filter'" >&2; exit 1; }
 
 echo "== build ${#programs[@]} programs for $arch ($jobs at a time)"
 c++ -std=c++20 -O0 "${includes[@]}" -DKVC_TEST_SOURCE_DIR="\"$PWD/tests\"" -c tests/support/main.cpp -o "$out/main.o"
@@ -90,7 +90,26 @@ compile() {
 export -f compile
 export arch out logs
 for source in "${sources[@]}"; do rm -f "$out/$(basename "$source" .cu)"; done
-printf '%s\0' "${sources[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'compile "$@"' compile {} "${includes[@]}"
+[ ${#sources[@]} -eq 0 ] || printf '%s\0' "${sources[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'compile "$@"' compile {} "${includes[@]}"
+
+# Two libraries in one process: for other GPUs, and of another version, whose inline namespace is another.
+libraries=no
+if [ -z "$filter" ] || [[ two_libraries =~ $filter ]]; then
+  libraries=yes
+  rm -rf "$out/other_version"
+  cp -r include "$out/other_version"
+  grep -rl v0_1 "$out/other_version" | xargs sed -i 's/v0_1/v99_9/g'
+  {
+    nvcc -std=c++20 -O2 -arch="$arch" -shared -Xcompiler=-fPIC -Iinclude tests/link/libraries/library.cu \
+      -o "$out/library_one.so" &&
+    nvcc -std=c++20 -O2 -arch=sm_80 -shared -Xcompiler=-fPIC "-I$out/other_version" tests/link/libraries/library.cu \
+      -o "$out/library_two.so" &&
+    c++ -std=c++20 -O1 -Iinclude tests/link/libraries/program.cpp -o "$out/libraries_program" -ldl -lpthread
+  } >"$logs/two_libraries.build" 2>&1 && echo "built  two_libraries" || {
+    rm -f "$out/libraries_program"
+    head -n 20 "$logs/two_libraries.build"
+  }
+fi
 
 # ---- Run -------------------------------------------------------------------------------------------------------------
 
@@ -130,6 +149,16 @@ for name in "${programs[@]}"; do
   done
   rows+=("$row}")
 done
+
+if [ $libraries = yes ] && [ ! -x "$out/libraries_program" ]; then
+  failed=1
+  rows+=("{\"test\": \"two_libraries\", \"result\": \"not built\"}")
+elif [ $libraries = yes ] && [ $run = yes ]; then
+  one_run "$logs/two_libraries.log" "$out/libraries_program" "$out/library_one.so" "$out/library_two.so"
+  [ "$answer" = passed ] || { failed=1; cat "$logs/two_libraries.log"; }
+  rows+=("{\"test\": \"two_libraries\", \"result\": \"$answer\", \"seconds\": $seconds}")
+  echo "$answer two_libraries ($seconds s)"
+fi
 
 # ---- Summary ---------------------------------------------------------------------------------------------------------
 

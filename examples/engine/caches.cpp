@@ -2,14 +2,45 @@
 #include "caches.hpp"
 
 #include <stdexcept>
+#include <utility>
 
 #include "compositions.hpp"
 #include "exact_cache.hpp"
+#include "head_dims.hpp"
 
 namespace engine {
 
-template <int D>
+template <int D, int Group>
 std::unique_ptr<attention_cache> make_composed(std::string_view, const attention_shape&, const cache_options&);
+
+namespace {
+
+template <int D, int... Group>
+std::unique_ptr<attention_cache> make_for(std::string_view name, const attention_shape& shape,
+                                          const cache_options& options, std::integer_sequence<int, Group...>) {
+  std::unique_ptr<attention_cache> made;
+  ((made = make_composed<D, Group>(name, shape, options)) || ...);
+  return made;
+}
+
+/// Null where there is no such name. Throws where there is no such head dimension.
+template <int... D>
+std::unique_ptr<attention_cache> make_for(std::string_view name, const attention_shape& shape,
+                                          const cache_options& options, std::integer_sequence<int, D...>) {
+  std::unique_ptr<attention_cache> made;
+  const auto make = [&]<int Dim>() {
+    if (shape.head_dim != Dim) return false;
+    made = make_for<Dim>(name, shape, options, std::make_integer_sequence<int, 4>());
+    return true;
+  };
+  if ((make.template operator()<D>() || ...)) return made;
+  std::string dims;
+  ((dims += (dims.empty() ? "" : ", ") + std::to_string(D)), ...);
+  throw std::invalid_argument("no cache is built for heads of " + std::to_string(shape.head_dim) + " channels (" +
+                              dims + ")");
+}
+
+}  // namespace
 
 std::vector<cache_entry> list_caches() {
   std::vector<cache_entry> out;
@@ -25,28 +56,11 @@ std::vector<cache_entry> list_caches() {
 
 std::unique_ptr<attention_cache> make_cache(std::string_view name, const attention_shape& shape,
                                             const cache_options& options) {
-  if (name == "exact") return std::make_unique<exact_cache>(shape, options.context, options.threads);
-  std::unique_ptr<attention_cache> made;
-  switch (shape.head_dim) {
-    case 64:
-      made = make_composed<64>(name, shape, options);
-      break;
-    case 80:
-      made = make_composed<80>(name, shape, options);
-      break;
-    case 96:
-      made = make_composed<96>(name, shape, options);
-      break;
-    case 128:
-      made = make_composed<128>(name, shape, options);
-      break;
-    case 256:
-      made = make_composed<256>(name, shape, options);
-      break;
-    default:
-      throw std::invalid_argument("no cache is built for heads of " + std::to_string(shape.head_dim) +
-                                  " channels (64, 80, 96, 128, 256)");
+  if (name == "exact") {
+    return options.pool != nullptr ? std::make_unique<exact_cache>(shape, options.context, *options.pool)
+                                   : std::make_unique<exact_cache>(shape, options.context, options.threads);
   }
+  auto made = make_for(name, shape, options, head_dims());
   if (made != nullptr) return made;
   std::string names;
   for (const cache_entry& cache : list_caches()) {

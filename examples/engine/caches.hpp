@@ -8,6 +8,7 @@
 
 #include "attention_cache.hpp"
 #include "rotary.hpp"
+#include "thread_pool.hpp"
 
 namespace engine {
 
@@ -17,6 +18,7 @@ struct sample_data;
 struct cache_options {
   int context = 0;                       ///< the most tokens that it will hold
   int threads = 1;                       ///< for attend
+  thread_pool* pool = nullptr;           ///< the model's instead of `threads` new ones; outlives the cache
   const rotary_table* rotary = nullptr;  ///< of the model, for caches that store keys before rotary; outlives the cache
   const sample_data* data = nullptr;     ///< for calibrated caches (samples.hpp); outlives the cache
 };

@@ -13,6 +13,15 @@
 
 namespace engine {
 
+/// The engine's threads, as kvc's caches take them.
+inline kvc::host::lent_threads lend(thread_pool& pool) {
+  const auto run = [](void* self, kvc::host::lent_threads::call_type call, const void* f) {
+    auto& threads = *static_cast<thread_pool*>(self);
+    threads.run([&](std::size_t i) { call(f, {static_cast<int>(i), threads.threads()}); });
+  };
+  return {pool.threads(), &pool, run};
+}
+
 /// A kvc composition as the engine's cache of one sequence.
 template <class Spec>
 class composed_cache : public attention_cache {
@@ -20,7 +29,8 @@ class composed_cache : public attention_cache {
   composed_cache(std::string name, const attention_shape& shape, const cache_options& options)
       : name_(std::move(name)),
         cos_sin_(interleave(options.rotary)),
-        cache_(memory(options), extents_of(shape, options), constants(name_, shape, options).get()) {
+        cache_(memory(options), extents_of(shape, options), constants(name_, shape, options).get(),
+               options.pool == nullptr ? kvc::host::lent_threads() : lend(*options.pool)) {
     sequence_ = cache_.add_sequence();
     if (options.rotary != nullptr) {
       params_.rotary = {cos_sin_.data(), options.rotary->positions(), options.rotary->pairs()};
@@ -91,16 +101,12 @@ class composed_cache : public attention_cache {
   int sequence_ = 0;
 };
 
-/// A composition of compositions<D> by its name; null where there is none. One translation unit per head dim.
-template <int D>
+/// A composition of one group of compositions<D> by its name; null where there is none.
+template <int D, int Group>
 std::unique_ptr<attention_cache> make_composed(std::string_view name, const attention_shape& shape,
-                                               const cache_options& options);
-
-template <int D>
-std::unique_ptr<attention_cache> find_composed(std::string_view name, const attention_shape& shape,
                                                const cache_options& options) {
   std::unique_ptr<attention_cache> made;
-  compositions<D>::for_each([&]<class Spec>(const char* candidate, const char*) {
+  compositions<D>::template for_group<Group>([&]<class Spec>(const char* candidate, const char*) {
     if (name == candidate) made = std::make_unique<composed_cache<Spec>>(candidate, shape, options);
   });
   return made;

@@ -72,24 +72,41 @@ struct compositions {
   /// Calls f.template operator()<Spec>(name, summary) for each, in the order of the report's table.
   template <class F>
   static void for_each(const F& f) {
-    f.template operator()<fp32>("fp32", "keys and values in fp32: the yardstick");
-    f.template operator()<bf16>("bf16", "bf16, what most engines store");
-    f.template operator()<int8>("int8", "8 bit symmetric, groups of 64 channels of a token");
-    f.template operator()<fp8>("fp8", "E4M3 without a scale");
-    f.template operator()<key8_value4>("k8-v4", "8-bit keys, 4-bit values");
-    f.template operator()<int4>("int4", "4 bit affine, groups of 32 channels of a token");
-    f.template operator()<int4_rotated>("int4-rotated", "4 bit, one scale per head and token, Hadamard-rotated");
-    f.template operator()<channel4>("channel4", "keys 4 bit per channel over 32 tokens, values 4 bit per token (KIVI)");
-    f.template operator()<channel2>("channel2", "the same in 2 bit");
-    f.template operator()<sinks_window>("sinks-window", "the first 4 and the newest 512 tokens, bf16 (StreamingLLM)");
-    f.template operator()<shared_layers>("shared-layers",
-                                         "an eighth of the layers read another's rows, bf16 (KVSharer)");
-    if constexpr (has_calibrated) {
+    for_group<0>(f);
+    for_group<1>(f);
+    for_group<2>(f);
+    for_group<3>(f);
+  }
+
+  /// The same for a part of them, which is compiled apart.
+  template <int Group, class F>
+  static void for_group(const F& f) {
+    static_assert(Group >= 0 && Group < 4);
+    if constexpr (Group == 0) {
+      f.template operator()<fp32>("fp32", "keys and values in fp32: the yardstick");
+      f.template operator()<bf16>("bf16", "bf16, what most engines store");
+      f.template operator()<int8>("int8", "8 bit symmetric, groups of 64 channels of a token");
+      f.template operator()<fp8>("fp8", "E4M3 without a scale");
+      f.template operator()<key8_value4>("k8-v4", "8-bit keys, 4-bit values");
+    }
+    if constexpr (Group == 1) {
+      f.template operator()<int4>("int4", "4 bit affine, groups of 32 channels of a token");
+      f.template operator()<int4_rotated>("int4-rotated", "4 bit, one scale per head and token, Hadamard-rotated");
+      f.template operator()<channel4>("channel4",
+                                      "keys 4 bit per channel over 32 tokens, values 4 bit per token (KIVI)");
+      f.template operator()<channel2>("channel2", "the same in 2 bit");
+      f.template operator()<sinks_window>("sinks-window", "the first 4 and the newest 512 tokens, bf16 (StreamingLLM)");
+      f.template operator()<shared_layers>("shared-layers",
+                                           "an eighth of the layers read another's rows, bf16 (KVSharer)");
+    }
+    if constexpr (Group == 2 && has_calibrated) {
       f.template operator()<int4_centred>("int4-centred-rotated",
                                           "4 bit rotated, means taken off, first 4 and newest 8 tokens exact");
       f.template operator()<mixture45>("mixture-4.5",
                                        "tapered keys before rotary in a query-aware basis, rotated values");
       f.template operator()<mixture35>("mixture-3.5", "the same with fewer bits");
+    }
+    if constexpr (Group == 3 && has_calibrated) {
       f.template operator()<mixture3>("mixture-3", "the same, a quarter of the key coordinates dropped");
       f.template operator()<low_rank>("low-rank", "three quarters of the dimensions, bf16");
       f.template operator()<pruned>("pruned-keys", "three quarters of the key channels, bf16 (ThinK)");

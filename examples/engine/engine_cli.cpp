@@ -121,7 +121,7 @@ std::unique_ptr<samples> calibrate(const arguments& arguments, const tokenizer& 
                              std::to_string(fewest));
   }
   tokens.resize(std::min({tokens.size(), most, static_cast<std::size_t>(transformer.context())}));
-  return std::make_unique<samples>(transformer, tokens, arguments.threads);
+  return std::make_unique<samples>(transformer, tokens);
 }
 
 void generate(const arguments& arguments) {
@@ -136,7 +136,7 @@ void generate(const arguments& arguments) {
   if (!arguments.sample_text.empty()) sampled = calibrate(arguments, words, transformer);
   const auto cache = make_cache(arguments.cache, transformer.config().attention(),
                                 {.context = transformer.context(),
-                                 .threads = arguments.threads,
+                                 .pool = &transformer.pool(),
                                  .rotary = &transformer.rotary(),
                                  .data = sampled ? &sampled->data() : nullptr});
 

@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace engine {
 namespace {
@@ -21,9 +22,16 @@ void require(bool holds, const char* what) {
 }  // namespace
 
 exact_cache::exact_cache(const attention_shape& shape, int context, int threads)
+    : exact_cache(shape, context, std::make_unique<thread_pool>(threads), nullptr) {}
+
+exact_cache::exact_cache(const attention_shape& shape, int context, thread_pool& pool)
+    : exact_cache(shape, context, nullptr, &pool) {}
+
+exact_cache::exact_cache(const attention_shape& shape, int context, std::unique_ptr<thread_pool> own, thread_pool* pool)
     : shape_(shape),
       context_(context),
-      pool_(threads),
+      own_(std::move(own)),
+      pool_(own_ ? *own_ : *pool),
       layers_(static_cast<std::size_t>(shape.layers)),
       scores_(static_cast<std::size_t>(pool_.threads())) {}
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@ class exact_cache : public attention_cache {
  public:
   /// `context`: the most tokens that the cache will be asked to hold.
   exact_cache(const attention_shape& shape, int context, int threads);
+  /// With threads that others use too.
+  exact_cache(const attention_shape& shape, int context, thread_pool& pool);
 
   void reserve(int rows) override;
   bool writes(int) const override { return true; }
@@ -30,6 +33,8 @@ class exact_cache : public attention_cache {
   std::string name() const override { return "exact"; }
 
  private:
+  exact_cache(const attention_shape& shape, int context, std::unique_ptr<thread_pool> own, thread_pool* pool);
+
   struct layer_rows {
     std::vector<float> k, v;  // [tokens][kv_heads][head_dim], the open step's included
   };
@@ -42,7 +47,8 @@ class exact_cache : public attention_cache {
 
   attention_shape shape_;
   int context_;
-  thread_pool pool_;
+  std::unique_ptr<thread_pool> own_;
+  thread_pool& pool_;
   std::vector<layer_rows> layers_;
   std::vector<std::vector<float>> scores_;  // one per thread
   int length_ = 0;                          // tokens committed

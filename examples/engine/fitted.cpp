@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include "fitted.hpp"
 
-#include <stdexcept>
+#include <utility>
 
 #include "compositions.hpp"
+#include "head_dims.hpp"
 #include "kvc/calibrate/fit.hpp"
 #include "sample_data.hpp"
 
@@ -26,34 +27,26 @@ std::vector<float> fit_all_heads(const attention_shape& shape, const sample_data
   return {constants.values().begin(), constants.values().end()};
 }
 
-template <int D>
-std::vector<float> fit_by_name(std::string_view cache, const attention_shape& shape, const sample_data& data) {
+template <int... D>
+std::vector<float> fit_by_name(std::string_view cache, const attention_shape& shape, const sample_data& data,
+                               std::integer_sequence<int, D...>) {
   std::vector<float> values;
-  compositions<D>::for_each([&]<class Spec>(const char* name, const char*) {
-    if constexpr (Spec::calibration_floats > 0) {
-      if (cache == name) values = fit_all_heads<Spec>(shape, data);
-    }
-  });
+  const auto fit = [&]<int Dim>() {
+    if (shape.head_dim != Dim) return;
+    compositions<Dim>::for_each([&]<class Spec>(const char* name, const char*) {
+      if constexpr (Spec::calibration_floats > 0) {
+        if (cache == name) values = fit_all_heads<Spec>(shape, data);
+      }
+    });
+  };
+  (fit.template operator()<D>(), ...);
   return values;
 }
 
 }  // namespace
 
 std::vector<float> fitted_constants(std::string_view cache, const attention_shape& shape, const sample_data& data) {
-  switch (shape.head_dim) {
-    case 64:
-      return fit_by_name<64>(cache, shape, data);
-    case 80:
-      return fit_by_name<80>(cache, shape, data);
-    case 96:
-      return fit_by_name<96>(cache, shape, data);
-    case 128:
-      return fit_by_name<128>(cache, shape, data);
-    case 256:
-      return fit_by_name<256>(cache, shape, data);
-    default:
-      throw std::invalid_argument("no cache is built for this head dim");
-  }
+  return fit_by_name(cache, shape, data, head_dims());
 }
 
 std::span<const kvc::int32> leaders_of(const sample_data& data) {

@@ -39,7 +39,7 @@ class tensor_source {
 
   matrix weight(const std::string& name, int outputs, int inputs) {
     const std::size_t shape[] = {static_cast<std::size_t>(outputs), static_cast<std::size_t>(inputs)};
-    return {shape[0], shape[1], take(name, shape)};
+    return matrix(shape[0], shape[1], take(name, shape));
   }
 
   /// A bias or a norm that the engine does not know would be left out silently: refuse it instead.
@@ -184,8 +184,7 @@ void model::check_step(std::span<const token> tokens, const attention_cache& cac
 void model::embed(std::span<const token> tokens) {
   const auto width = static_cast<std::size_t>(config_.width);
   for (std::size_t row = 0; row < tokens.size(); ++row) {
-    const float* from = embedding_.values.data() + static_cast<std::size_t>(tokens[row]) * width;
-    std::copy_n(from, width, work_.stream.data() + row * width);
+    embedding_.copy_row(static_cast<std::size_t>(tokens[row]), work_.stream.data() + row * width);
   }
 }
 
@@ -225,13 +224,13 @@ std::span<const float> model::project(std::size_t first_row, std::size_t rows) {
   rms_norm(work_.stream.data() + first_row * width, rows, output_norm_, config_.norm_epsilon, work_.normed.data(),
            pool_);
   work_.logits.resize(rows * static_cast<std::size_t>(config_.vocabulary));
-  product(output_.values.empty() ? embedding_ : output_, work_.normed.data(), rows, work_.logits.data());
+  product(output_.empty() ? embedding_ : output_, work_.normed.data(), rows, work_.logits.data());
   return work_.logits;
 }
 
 void model::product(const matrix& w, const float* x, std::size_t rows, float* y) {
   const stopwatch timer(seconds_.products);
-  multiply(w, x, rows, y, pool_);
+  w.multiply(x, rows, y, pool_);
 }
 
 void model::rotate(float* rows, std::size_t count, int heads, int first_position) {

@@ -49,6 +49,9 @@ class model {
   int context() const { return rotary_.positions(); }
   const rotary_table& rotary() const { return rotary_; }
 
+  /// The threads that compute, for others who work between the steps and in them.
+  thread_pool& pool() { return pool_; }
+
   const phase_seconds& seconds() const { return seconds_; }
   void reset_seconds() { seconds_ = {}; }
 

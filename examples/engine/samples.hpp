@@ -17,7 +17,7 @@ struct sample_data;  // moments of rows and queries, per layer and KV head (samp
 /// it. Made once per model and text.
 class samples {
  public:
-  samples(model& transformer, std::span<const token> text, int threads);
+  samples(model& transformer, std::span<const token> text);
   ~samples();
   samples(const samples&) = delete;
   samples& operator=(const samples&) = delete;

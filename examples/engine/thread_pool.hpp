@@ -2,7 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <condition_variable>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <exception>
 #include <functional>
@@ -12,19 +13,18 @@
 
 namespace engine {
 
-/// A fixed number of threads, the caller's own among them, that do one piece of work together at a time.
+/// A fixed number of threads, the caller's own among them, that do one piece of work together at a time. A model's step
+/// is some 500 pieces, many of them shorter than it takes to wake a thread: so threads look out for the next piece for
+/// a tenth of a millisecond before they sleep.
 class thread_pool {
  public:
-  explicit thread_pool(int threads) {
+  explicit thread_pool(int threads) : looks_out_(static_cast<int>(std::thread::hardware_concurrency()) >= threads) {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(static_cast<std::size_t>(i)); });
   }
 
   ~thread_pool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    started_.notify_all();
+    work_ = nullptr;
+    start_round();
     for (auto& worker : workers_) worker.join();
   }
 
@@ -37,17 +37,12 @@ class thread_pool {
   /// exception of any of them is thrown here. Not for use by two threads at once.
   void run(const std::function<void(std::size_t)>& work) {
     if (workers_.empty()) return work(0);
-    {
-      const std::lock_guard lock(mutex_);
-      work_ = &work;
-      running_ = workers_.size();
-      problem_ = nullptr;
-      ++round_;
-    }
-    started_.notify_all();
+    work_ = &work;
+    problem_ = nullptr;
+    running_.store(workers_.size());
+    start_round();
     guarded(work, 0);
-    std::unique_lock lock(mutex_);
-    finished_.wait(lock, [this] { return running_ == 0; });
+    for (std::size_t left = running_.load(); left != 0; left = running_.load()) await_change(running_, left);
     if (problem_) std::rethrow_exception(problem_);
   }
 
@@ -65,21 +60,42 @@ class thread_pool {
   }
 
  private:
+  void start_round() {
+    round_.fetch_add(1);
+    round_.notify_all();
+  }
+
   void serve(std::size_t index) {
-    std::size_t seen = 0;
-    for (;;) {
-      const std::function<void(std::size_t)>* work = nullptr;
-      {
-        std::unique_lock lock(mutex_);
-        started_.wait(lock, [&] { return stopping_ || round_ != seen; });
-        if (stopping_) return;
-        seen = round_;
-        work = work_;
-      }
-      guarded(*work, index);
-      const std::lock_guard lock(mutex_);
-      if (--running_ == 0) finished_.notify_one();
+    for (std::size_t seen = 0;;) {
+      await_change(round_, seen);
+      seen = round_.load();
+      if (work_ == nullptr) return;
+      guarded(*work_, index);
+      if (running_.fetch_sub(1) == 1) running_.notify_one();
     }
+  }
+
+  /// Returns when `value` is no longer `old`.
+  void await_change(const std::atomic<std::size_t>& value, std::size_t old) const {
+    using clock = std::chrono::steady_clock;
+    if (looks_out_) {
+      const auto end = clock::now() + std::chrono::microseconds(100);
+      do {
+        for (int i = 0; i < 32; ++i) {
+          if (value.load() != old) return;
+          pause();
+        }
+      } while (clock::now() < end);
+    }
+    value.wait(old);
+  }
+
+  static void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
   }
 
   void guarded(const std::function<void(std::size_t)>& work, std::size_t index) {
@@ -92,12 +108,11 @@ class thread_pool {
   }
 
   std::vector<std::thread> workers_;
+  bool looks_out_;                                          // there is a core for every thread
+  const std::function<void(std::size_t)>* work_ = nullptr;  // of the current round; null: the end
+  std::atomic<std::size_t> round_{0}, running_{0};
   std::mutex mutex_;
-  std::condition_variable started_, finished_;
-  const std::function<void(std::size_t)>* work_ = nullptr;  // of the current round
-  std::size_t round_ = 0, running_ = 0;
-  bool stopping_ = false;
-  std::exception_ptr problem_;
+  std::exception_ptr problem_;  // under mutex_ while a round runs
 };
 
 }  // namespace engine

@@ -12,7 +12,7 @@ namespace report {
 
 /// Tokens per step, and how many steps of one token end every window: these show what decoding costs.
 constexpr int step_rows = 256;
-constexpr int decode_steps = 32;
+constexpr int decode_steps = 16;
 
 /// How many tokens of a window come one at a time.
 constexpr std::size_t decoded(std::size_t window) {

@@ -10,7 +10,7 @@
 namespace report {
 namespace {
 
-constexpr std::size_t sample_tokens = 4096, fewest_sample_tokens = 512;
+constexpr std::size_t sample_tokens = 2048, fewest_sample_tokens = 512;
 constexpr std::size_t far_behind = 50000;  // tokens between the windows and a sample of the same text
 
 std::vector<token> first_of(std::vector<token> tokens, std::size_t skipped, std::size_t wanted) {

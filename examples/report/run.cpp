@@ -18,8 +18,7 @@ std::string format(const char* pattern, double value) {
 /// The work of one call of run().
 class runner {
  public:
-  runner(engine::model& model, const plan& plan, progress& progress)
-      : model_(model), plan_(plan), progress_(progress), pool_(plan.threads) {
+  runner(engine::model& model, const plan& plan, progress& progress) : model_(model), plan_(plan), progress_(progress) {
     out_.reference.entry = find_cache(reference_name);
     for (const engine::cache_entry& entry : plan.caches) {
       out_.caches.push_back({entry, {}, {}});
@@ -61,14 +60,14 @@ class runner {
 
   void calibrate() {
     progress_.begin("calibration", plan_.sample.size());
-    samples_ = std::make_unique<engine::samples>(model_, plan_.sample, plan_.threads);
+    samples_ = std::make_unique<engine::samples>(model_, plan_.sample);
     progress_.end("rows and queries of " + std::to_string(plan_.sample.size()) + " tokens of other text");
   }
 
   std::unique_ptr<engine::attention_cache> new_cache(const cache_result& cache, std::size_t context) const {
     return engine::make_cache(cache.entry.name, model_.config().attention(),
                               {.context = static_cast<int>(context),
-                               .threads = plan_.threads,
+                               .pool = &model_.pool(),
                                .rotary = &model_.rotary(),
                                .data = samples_ ? &samples_->data() : nullptr});
   }
@@ -85,9 +84,9 @@ class runner {
       const window_reading reading =
           read_window(model_, *made, window, [&](std::size_t first, std::span<const float> logits) {
             if (is_reference(cache)) {
-              expected.record(first, logits, pool_);
+              expected.record(first, logits, model_.pool());
             } else {
-              expected.compare(first, logits, pool_, scores);
+              expected.compare(first, logits, model_.pool(), scores);
             }
             progress_.advance(logits.size() / static_cast<std::size_t>(model_.config().vocabulary));
           });
@@ -116,7 +115,6 @@ class runner {
   engine::model& model_;
   const plan& plan_;
   progress& progress_;
-  engine::thread_pool pool_;
   std::unique_ptr<engine::samples> samples_;
   results out_;
 };

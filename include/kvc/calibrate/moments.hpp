@@ -19,6 +19,15 @@ class moments {
     product_.selfadjointView<Eigen::Lower>().rankUpdate(x);
     ++count_;
   }
+  /// rows: [count][width], `pitch` floats from one to the next.
+  void add(const float* rows, int64 count, int64 pitch) {
+    using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    const Eigen::Map<const matrix, 0, Eigen::OuterStride<>> x(rows, count, sum_.size(), Eigen::OuterStride<>(pitch));
+    const Eigen::MatrixXd turned = x.transpose().cast<double>();  // [width][count]
+    sum_ += turned.rowwise().sum();
+    product_.selfadjointView<Eigen::Lower>().rankUpdate(turned);
+    count_ += count;
+  }
   void add(const moments& other) {
     sum_ += other.sum_;
     product_ += other.product_;

@@ -144,7 +144,7 @@ struct attend_call {
             row[t] = params.soft_cap * tanh_of(row[t] / params.soft_cap);
           }
         }
-        for (int64 t = ranges[r].begin; t < ranges[r].end; ++t) top = row[t] > top ? row[t] : top;
+        top = max_of_row(row + ranges[r].begin, ranges[r].end - ranges[r].begin, top);
       }
       const float factor = state.raise(top);
       if (factor != 1.0f) {
@@ -154,7 +154,7 @@ struct attend_call {
       const float m = state.m == minus_infinity ? 0.0f : state.m;  // all scores -inf: all weights 0
       for (int r = 0; r < range_count; ++r) {
         for (int64 t = ranges[r].begin; t < ranges[r].end; ++t) row[t] = exp_of(row[t] - m);
-        for (int64 t = ranges[r].begin; t < ranges[r].end; ++t) state.l += row[t];
+        state.l += sum_of(row + ranges[r].begin, ranges[r].end - ranges[r].begin);
       }
     }
 

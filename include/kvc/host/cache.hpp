@@ -35,8 +35,9 @@ class cache {
  public:
   using spec = Spec;
 
+  /// lent: the caller's threads, which must outlive the cache, instead of options.threads new ones.
   explicit cache(const cache_options& options = {}, const extents<Spec>& model = {},
-                 const calibration<Spec>* constants = nullptr)
+                 const calibration<Spec>* constants = nullptr, const lent_threads& lent = {})
       : options_(options),
         leaders_(model.leaders == nullptr ? std::vector<int32>()
                                           : std::vector<int32>(model.leaders, model.leaders + max_of(0, model.layers))),
@@ -46,7 +47,7 @@ class cache {
         sequences_(options.max_sequences, blocks_of<Spec>(options), model_),
         tails_(tail_pool_bytes<Spec>(model_, options.max_sequences)),
         staging_(staging_bytes<Spec>(model_, options.max_step_rows)),
-        pool_(options.threads),
+        pool_(options.threads, lent),
         step_(model_) {
     if (calibration_.slots() != model_.slots() || calibration_.stored_heads() != model_.stored_heads()) {
       throw error(status::other_calibration, "cache: the calibration was made for other extents");

@@ -32,38 +32,119 @@ inline float tree_sum(const vec& v) {
   return s[0];
 }
 
+#if defined(__AVX512F__)
+inline constexpr bool sums_together = true;
+
+/// out[i] = tree_sum(v[i]) of 16 vectors: the same additions, 16 of them per instruction.
+inline vec tree_sums(const vec (&v)[16]) {
+  static_assert(lanes == 16, "the shuffles are written for 16 lanes");
+  vec a[8];
+  vec b[4];
+  vec c[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const vec x = v[i / 2 + i % 2 * 8];
+    const vec y = v[i / 2 + i % 2 * 8 + 4];
+    a[i] = __builtin_shufflevector(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(x, y, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const vec x = a[2 * i];
+    const vec y = a[2 * i + 1];
+    b[i] = __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const vec x = b[2 * i];
+    const vec y = b[2 * i + 1];
+    c[i] = __builtin_shufflevector(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+           __builtin_shufflevector(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  }
+  return __builtin_shufflevector(c[0], c[1], 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
+         __builtin_shufflevector(c[0], c[1], 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+}
+#else
+inline constexpr bool sums_together = false;
+vec tree_sums(const vec (&v)[16]);
+#endif
+
+/// The sum of s[count]: 16 partial sums, a tree, then what is left over.
+inline float sum_of(const float* s, int64 count) {
+  const int64 whole = count / lanes * lanes;
+  vec partial = {};
+  for (int64 t = 0; t < whole; t += lanes) {
+    vec x;
+    load(s + t, x);
+    partial += x;
+  }
+  float sum = tree_sum(partial);
+  for (int64 t = whole; t < count; ++t) sum += s[t];
+  return sum;
+}
+
+/// The greatest of `top` and s[count]; NaN is passed over.
+inline float max_of_row(const float* s, int64 count, float top) {
+  const int64 whole = count / lanes * lanes;
+  if (whole > 0) {
+    float partial[lanes];
+    for (int i = 0; i < lanes; ++i) partial[i] = s[i] > top ? s[i] : top;
+    for (int64 t = lanes; t < whole; t += lanes) {
+      for (int i = 0; i < lanes; ++i) partial[i] = s[t + i] > partial[i] ? s[t + i] : partial[i];
+    }
+    for (int half = lanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) partial[i] = partial[i + half] > partial[i] ? partial[i + half] : partial[i];
+    }
+    top = partial[0];
+  }
+  for (int64 t = whole; t < count; ++t) top = s[t] > top ? s[t] : top;
+  return top;
+}
+
+// g++ keeps these arrays in registers only where the loops over them are unrolled early, which the pragma does.
 template <int Queries, int Rows, bool Add>
 inline void score_block(const float* q, int64 q_pitch, const float* k, int64 k_pitch, int width, float* s,
                         int64 s_pitch) {
-  vec sum[Queries][Rows] = {};
+  constexpr int count = Queries * Rows;
+  vec sum[count];
+#pragma GCC unroll 16
+  for (int i = 0; i < count; ++i) sum[i] = vec{};
   for (int c = 0; c < width; c += lanes) {
-    vec row[Rows];
-    for (int r = 0; r < Rows; ++r) load(k + r * k_pitch + c, row[r]);
-    for (int i = 0; i < Queries; ++i) {
-      vec query;
-      load(q + i * q_pitch + c, query);
-      for (int r = 0; r < Rows; ++r) sum[i][r] += query * row[r];
+    vec query[Queries];
+#pragma GCC unroll 4
+    for (int i = 0; i < Queries; ++i) load(q + i * q_pitch + c, query[i]);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      vec row;
+      load(k + r * k_pitch + c, row);
+#pragma GCC unroll 4
+      for (int i = 0; i < Queries; ++i) sum[i * Rows + r] += query[i] * row;
     }
   }
+  float x[count];
+  if constexpr (sums_together && count == 16) {
+    store(tree_sums(sum), x);
+  } else {
+    for (int i = 0; i < count; ++i) x[i] = tree_sum(sum[i]);
+  }
   for (int i = 0; i < Queries; ++i) {
-    for (int r = 0; r < Rows; ++r) {
-      const float x = tree_sum(sum[i][r]);
-      if constexpr (Add) {
-        s[i * s_pitch + r] += x;
-      } else {
-        s[i * s_pitch + r] = x;
-      }
-    }
+    for (int r = 0; r < Rows; ++r) s[i * s_pitch + r] = Add ? s[i * s_pitch + r] + x[i * Rows + r] : x[i * Rows + r];
   }
 }
 
 template <int Queries, bool Add>
 inline void score_queries(const float* q, int64 q_pitch, const float* k, int64 k_pitch, int rows, int width, float* s,
                           int64 s_pitch) {
+  const auto block = [&]<int Rows>(int r) {
+    score_block<Queries, Rows, Add>(q, q_pitch, k + r * k_pitch, k_pitch, width, s + r, s_pitch);
+  };
   int r = 0;
-  for (; r + 4 <= rows; r += 4)
-    score_block<Queries, 4, Add>(q, q_pitch, k + r * k_pitch, k_pitch, width, s + r, s_pitch);
-  for (; r < rows; ++r) score_block<Queries, 1, Add>(q, q_pitch, k + r * k_pitch, k_pitch, width, s + r, s_pitch);
+  if constexpr (sums_together && Queries == 1) {
+    for (; r + 16 <= rows; r += 16) block.template operator()<16>(r);
+  }
+  for (; r + 4 <= rows; r += 4) block.template operator()<4>(r);
+  for (; r < rows; ++r) block.template operator()<1>(r);
 }
 
 // Not inlined: one copy serves all compositions of a program.

@@ -15,7 +15,7 @@ Reads real text with a real model through each of kvc's caches, and writes repor
   --skip-tokens N     tokens before the first window (default 4000)
   --window N          tokens of a window (default 2048)
   --windows N         how many windows (default 1)
-  --caches a,b,c      which caches (default: all; --list shows them)
+  --caches a,b,c      which caches (--list shows them, and which are left out by default)
   --sample-text FILE  what calibrated caches are fitted to
   --no-passkey        leave out the search for a number in 1,000 tokens
   --out DIR           where the report goes (default: build/report)
@@ -99,7 +99,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2; } || fail "could not install: ${missing[*]}"
 fi
 
-# ---- Build ------------------------------------------------------------------------------------------------------------
+# ---- How to build -------------------------------------------------------------------------------------------------------
 
 cmake_version=$(cmake --version | sed -n '1s/[^0-9]*\([0-9.]*\).*/\1/p')
 [ "$(printf '%s\n' 3.25 "$cmake_version" | sort -V | head -n 1)" = 3.25 ] ||
@@ -114,24 +114,33 @@ if [ -n "$memory_kb" ]; then
   [ "$jobs" -le "$fit" ] || jobs=$fit
 fi
 
-say "build ($build, $jobs at a time)"
 mkdir -p $build || fail "cannot make the directory '$build'"
-generator=()
-[ -f $build/CMakeCache.txt ] || generator=(-G Ninja)
-cmake -S . -B $build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DKVC_BUILD_TESTS=OFF -DKVC_BUILD_BENCH=OFF \
-  -DKVC_ENABLE_CUDA=OFF >$build/configure.log 2>&1 || { cat $build/configure.log >&2; fail "cmake failed"; }
-cmake --build $build --parallel "$jobs" --target kvc_report >&2 || fail "the build failed"
+
+# Caches are compiled for the head dimensions in $1 alone: those of all models take four times as long.
+configure() {
+  local generator=()
+  [ -f $build/CMakeCache.txt ] || generator=(-G Ninja)
+  cmake -S . -B $build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DKVC_BUILD_TESTS=OFF -DKVC_BUILD_BENCH=OFF \
+    -DKVC_ENABLE_CUDA=OFF -DKVC_ENGINE_HEAD_DIMS="$1" >$build/configure.log 2>&1 ||
+    { cat $build/configure.log >&2; fail "cmake failed"; }
+}
+build() { cmake --build $build --parallel "$jobs" --target "$1" >&2 || fail "the build failed"; }
 program=$build/examples/report/kvc_report
 
 if [ $list = yes ]; then
+  say "build ($build, $jobs at a time)"
+  configure 64
+  build kvc_report
   exec $program --list
 fi
 
-# ---- Fetch and measure ------------------------------------------------------------------------------------------------
+# ---- Fetch --------------------------------------------------------------------------------------------------------------
 
+fetched=no
 if [ -z "$model" ]; then
   say "model"
   model=$(bash examples/engine/fetch_model.sh) || fail "no model: pass one with --model FILE"
+  fetched=yes
 fi
 if [ -z "$text" ]; then
   say "text"
@@ -140,6 +149,22 @@ if [ -z "$text" ]; then
     text=$( (update_lists || true) && bash examples/engine/fetch_text.sh)
   } || fail "no text: pass one with --text FILE"
 fi
+
+# ---- Build ------------------------------------------------------------------------------------------------------------
+
+say "build ($build, $jobs at a time)"
+head_dim=64  # of the model that is fetched
+if [ $fetched = no ]; then
+  configure 64
+  build kvc_head_dim
+  head_dim=$($build/examples/engine/kvc_head_dim "$model") || fail "'$model' is no model that the engine can read"
+  case $head_dim in
+    64 | 80 | 96 | 128 | 256) ;;
+    *) fail "no cache is built for heads of $head_dim channels (64, 80, 96, 128, 256)" ;;
+  esac
+fi
+configure "$head_dim"
+build kvc_report
 
 say "report"
 $program --model "$model" --text "$text" --out "$out" "${passed[@]}"

@@ -44,12 +44,13 @@ std::unique_ptr<attention_cache> make_for(std::string_view name, const attention
 
 std::vector<cache_entry> list_caches() {
   std::vector<cache_entry> out;
-  out.push_back({"exact", "fp32 keys and values, written without kvc: the check on kvc's own fp32", false, ""});
+  out.push_back({"exact", "fp32 keys and values, written without kvc: the check on kvc's own fp32", false, false, ""});
   compositions<64>::for_each([&]<class Spec>(const char* name, const char* summary) {
     const bool has_map = requires {
       Spec::layers_policy::needs_table;
     };
-    out.push_back({name, summary, Spec::calibration_floats > 0 || has_map, Spec::name().c_str()});
+    const bool is_default = name != std::string_view("mixture-3") && name != std::string_view("pruned-keys");
+    out.push_back({name, summary, Spec::calibration_floats > 0 || has_map, is_default, Spec::name().c_str()});
   });
   return out;
 }

@@ -27,6 +27,7 @@ struct cache_entry {
   std::string name;
   std::string summary;         ///< one line for people
   bool is_calibrated = false;  ///< needs cache_options::data
+  bool is_default = true;      ///< in a report for which no cache was named
   std::string composition;     ///< the kvc type's own name; empty where it is none
 };
 

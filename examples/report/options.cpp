@@ -23,7 +23,7 @@ const char* const usage =
     "  --skip-tokens N     tokens before the first window (default 4000)\n"
     "  --window N          tokens of a window (default 2048)\n"
     "  --windows N         how many windows, one behind the other (default 1)\n"
-    "  --caches a,b,c      which caches (default: all but 'exact'; --list shows them)\n"
+    "  --caches a,b,c      which caches (--list shows them, and which are left out by default)\n"
     "  --sample-text FILE  what calibrated caches are fitted to (default: licence texts of Debian, or else a part of\n"
     "                      the text far behind the windows)\n"
     "  --no-passkey        leave out the search for a number in 1,000 tokens\n"
@@ -55,7 +55,7 @@ std::vector<std::string> split_names(std::string_view text) {
   return out;
 }
 
-/// All caches where none were asked for; otherwise these, if they exist.
+/// The default ones where none were asked for; otherwise these, if they exist.
 void choose_caches(std::vector<std::string>& names) {
   std::vector<std::string> known;
   std::string listed;
@@ -70,9 +70,10 @@ void choose_caches(std::vector<std::string>& names) {
     if (count(known, name) == 0) throw wrong_use("there is no cache '" + name + "' (there are: " + listed + ")");
     if (count(names, name) > 1) throw wrong_use("--caches names '" + name + "' twice");
   }
-  if (names.empty())
-    std::copy_if(known.begin(), known.end(), std::back_inserter(names),
-                 [](const std::string& name) { return name != "exact"; });
+  if (!names.empty()) return;
+  for (const auto& cache : engine::list_caches()) {
+    if (cache.is_default) names.push_back(cache.name);
+  }
 }
 
 }  // namespace

@@ -109,7 +109,8 @@ int guarded(std::span<const std::string> arguments, std::FILE* out, std::FILE* e
   if (options.help) print(usage, out);
   if (options.list) {
     for (const auto& cache : engine::list_caches()) {
-      std::fprintf(out, "%-24s%s %s\n", cache.name.c_str(), cache.is_calibrated ? "*" : " ", cache.summary.c_str());
+      std::fprintf(out, "%-24s%s %s%s\n", cache.name.c_str(), cache.is_calibrated ? "*" : " ", cache.summary.c_str(),
+                   cache.is_default ? "" : " (only by name)");
     }
   }
   if (!options.help && !options.list) make_report(options, out, err);

@@ -118,8 +118,12 @@ TEST_CASE("a run on a tiny model: every cache, the files and the figures") {
   const std::string text = directory.put("text.txt", tiny_text(1000));
   const std::string sample = directory.put("sample.txt", tiny_text(3000).substr(1500));
   const std::string out = directory.path("a/b");
+  std::string all;
+  for (const auto& cache : engine::list_caches()) {
+    if (cache.name != "exact") all += (all.empty() ? "" : ",") + cache.name;
+  }
   const outcome got = run({"--model", model, "--text", text, "--sample-text", sample, "--skip-tokens", "100",
-                           "--window", "200", "--windows", "2", "--threads", "2", "--out", out});
+                           "--window", "200", "--windows", "2", "--threads", "2", "--out", out, "--caches", all});
   INFO(got.complained);
   REQUIRE(got.status == 0);
   CHECK(has(got.complained, "bf16, window 2 of 2: perplexity"));  // no terminal: a line for each piece of work
@@ -169,6 +173,24 @@ TEST_CASE("a run on a tiny model: every cache, the files and the figures") {
     if (name == "bf16") CHECK(cache.at("kl").get<double>() < 1e-3);
     if (name == "bf16") CHECK(cache.at("kl").get<double>() > 0);
   }
+}
+
+TEST_CASE("without --caches the report has the default ones, in the order of the list") {
+  const temporary_directory directory;
+  const std::string text = directory.put("text.txt", tiny_text(1000));
+  const std::string out = directory.path("out");
+  const outcome got = run({"--model", directory.put("tiny.gguf", tiny_file(64)), "--text", text, "--sample-text", text,
+                           "--skip-tokens", "0", "--window", "32", "--threads", "1", "--out", out});
+  INFO(got.complained);
+  REQUIRE(got.status == 0);
+  std::vector<std::string> names, expected;
+  const auto json = nlohmann::json::parse(content_of(out + "/report.json"));
+  for (const auto& cache : json.at("caches")) names.push_back(cache.at("name"));
+  for (const auto& cache : engine::list_caches()) {
+    if (cache.is_default) expected.push_back(cache.name);
+  }
+  CHECK(names == expected);
+  CHECK(expected.size() + 3 == engine::list_caches().size());  // exact, mixture-3, pruned-keys
 }
 
 TEST_CASE("only the caches that were asked for, in that order; the reference is always there") {

@@ -10,7 +10,7 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- code: PATH [NAME] -->        the lines of a source between its two '// [NAME]' lines; without NAME all of it
   <!-- output: PROGRAM [ARGS] -->   what a program of the build prints, as text
   <!-- table: PROGRAM [ARGS] -->    what a program of the build prints, as Markdown
-  <!-- report: FOLDER -->           the table of the newest FOLDER/report-*.json
+  <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
   <!-- quote: PATH -->              text that must stand in a file so; checked, not generated
 
 Programs run only with --build. Without it their blocks stay as they are.
@@ -85,9 +85,9 @@ def cell(pattern, value):
     return pattern.format(value)
 
 
-def newest_report(root, folder):
+def newest_report(root, folder, pattern):
     reports = []
-    for path in (root / folder).glob("report-*.json"):
+    for path in (root / folder).glob(pattern):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             reports.append((data.get("date", ""), path.name, data))
@@ -96,8 +96,8 @@ def newest_report(root, folder):
     return max(reports, key=lambda r: r[:2]) if reports else None
 
 
-def report(root, folder):
-    found = newest_report(root, folder)
+def report(root, folder, pattern="report-*.json"):
+    found = newest_report(root, folder, pattern)
     if found is None:
         return "*No report is committed yet; the command above makes one.*"
     date, name, data = found
@@ -139,7 +139,7 @@ def generate(root, build, kind, arguments, body):
     if kind == "quote":
         return check_quote(root, words[0], body)
     if kind == "report":
-        return report(root, words[0])
+        return report(root, *words)
     if build is None:
         return body
     text = run(build, *words)

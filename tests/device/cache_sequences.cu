@@ -152,8 +152,9 @@ class pair_of_caches {
 /// Gathered rows: what the host decodes, within the rounding of fp32 sums.
 template <class Spec>
 void same_rows() {
-  kvc::host::cache<Spec> host({.capacity = 300, .max_step_rows = 150}, extents_of<Spec>());
-  kvc::cuda::cache<Spec> device({.capacity = 300, .max_step_rows = 150}, nullptr, extents_of<Spec>());
+  kvc::host::cache<Spec> host({.capacity = 300, .max_sequences = 2, .max_step_rows = 150}, extents_of<Spec>());
+  kvc::cuda::cache<Spec> device({.capacity = 300, .max_sequences = 2, .max_step_rows = 150}, nullptr,
+                                extents_of<Spec>());
   const kvc::extents<Spec> e = host.model();
   const int id = host.add_sequence();
   REQUIRE(device.add_sequence() == id);
@@ -163,12 +164,16 @@ void same_rows() {
   }
   host.commit();
   REQUIRE(device.load(host.save(id)) == id + 1);
-  const std::size_t k_size = static_cast<std::size_t>(141 * e.stored_heads() * Spec::first_stream::model_width);
-  const std::size_t v_size = static_cast<std::size_t>(141 * e.stored_heads() * Spec::second_stream::model_width);
+  device.remove(id);
+  const int64 begin = Spec::tokens_policy::window > 0 ? 96 : 0;  // older rows were evicted
+  const std::size_t k_size =
+      static_cast<std::size_t>((141 - begin) * e.stored_heads() * Spec::first_stream::model_width);
+  const std::size_t v_size =
+      static_cast<std::size_t>((141 - begin) * e.stored_heads() * Spec::second_stream::model_width);
   std::vector<float> k(k_size), v(v_size);
-  host.gather(id, e.layers - 1, 0, 141, k.data(), v.data());
+  host.gather(id, e.layers - 1, begin, 141, k.data(), v.data());
   const device_array<float> device_k(nullptr, k_size), device_v(nullptr, v_size);
-  device.gather(id + 1, e.layers - 1, 0, 141, device_k.data(), device_v.data());
+  device.gather(id + 1, e.layers - 1, begin, 141, device_k.data(), device_v.data());
   device.synchronize();
   const std::vector<float> gathered_k = device_k.back(), gathered_v = device_v.back();
   const auto worst = [](const std::vector<float>& a, const std::vector<float>& b) {
@@ -182,6 +187,9 @@ void same_rows() {
   altered[altered.size() / 2] += 0.01f;
   CHECK(worst(altered, k) > Spec::first_stream::model_width * 6e-8f);
   CHECK(status_of([&] { device.gather(id + 1, 0, 0, 142, device_k.data(), device_v.data()); }) == status::bad_position);
+  if (begin > 0) {
+    CHECK(status_of([&] { device.gather(id + 1, 0, 16, 20, device_k.data(), device_v.data()); }) == status::evicted);
+  }
   CHECK(status_of([&] { device.gather(id + 1, 99, 0, 1, device_k.data(), device_v.data()); }) == status::bad_layer);
 }
 

@@ -92,6 +92,11 @@ struct attend_block {
   static constexpr int threads = layout::threads;
   using scores = float[layout::warp_queries][4];
   using sums = float[layout::warp_values][layout::query_blocks][4];
+  /// A wide row is scored from queries in registers, as shared memory is what its products wait for: the 8-side of
+  /// every product of 16 channels, in the tile's order of slots.
+  static constexpr bool holds_queries = Spec::is_latent && layout::warp_queries == 1 && layout::limbs == 1;
+  static constexpr int held_products = holds_queries ? shape::score_pitch / 16 : 1;
+  using held_queries = uint32[held_products][2];
 
   const cache_view<Spec>& view;
   const step_view& step;
@@ -230,47 +235,22 @@ struct attend_block {
                       lane() / 16 * 8 + begin;
     const uint16* q = queries(query_limb) + lane() % 8 * layout::query_stride + lane() / 8 * 8 + begin;
     scores odd = {};
-    // All loads of a batch first: products find their operands there.
-    constexpr int step = 32;
-    constexpr int batch = layout::warp_queries > 2 || Groups > 1 ? step : 2 * step;
 #pragma unroll
-    for (int begin_of = 0; begin_of < Channels; begin_of += batch) {
-      constexpr int most = batch / step;
-      uint32 a[Groups][most][2][4];
-      uint32 b[Groups][most][layout::warp_queries][4];
+    for (int c = 0; c < Channels; c += 32) {
+      const bool pair = c + 16 < Channels;
 #pragma unroll
       for (int g = 0; g < Groups; ++g) {
+        uint32 a[2][4];
+        load_matrices(a[0], k + g * Channels + c);
+        if (pair) load_matrices(a[1], k + g * Channels + c + 16);
 #pragma unroll
-        for (int i = 0; i < most; ++i) {
-          const int c = begin_of + i * step;
-          if (c >= Channels) continue;
-          const bool pair = c + 16 < Channels;
-          load_matrices(a[g][i][0], k + g * Channels + c);
-          if (pair) load_matrices(a[g][i][1], k + g * Channels + c + 16);
-#pragma unroll
-          for (int j = 0; j < layout::warp_queries; ++j) {
-            if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
-            load_matrices(b[g][i][j], q + query_block(j) * 8 * layout::query_stride + g * Channels +
-                                          (pair ? c : c - (lane() / 16) * 16));
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < most; ++i) {
-        const int c = begin_of + i * step;
-        if (c >= Channels) continue;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if (half == 1 && c + 16 >= Channels) continue;
-#pragma unroll
-          for (int g = 0; g < Groups; ++g) {
-#pragma unroll
-            for (int j = 0; j < layout::warp_queries; ++j) {
-              if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
-              multiply_add(Groups == 1 && half == 1 ? odd[j] : d[g][j], a[g][i][half], b[g][i][j][2 * half],
-                           b[g][i][j][2 * half + 1]);
-            }
-          }
+        for (int j = 0; j < layout::warp_queries; ++j) {
+          if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+          uint32 b[4];
+          load_matrices(
+              b, q + query_block(j) * 8 * layout::query_stride + g * Channels + (pair ? c : c - (lane() / 16) * 16));
+          multiply_add(d[g][j], a[0], b[0], b[1]);
+          if (pair) multiply_add(Groups == 1 ? odd[j] : d[g][j], a[1], b[2], b[3]);
         }
       }
     }
@@ -282,14 +262,63 @@ struct attend_block {
       }
     }
   }
-  template <class Tile>
-  __device__ void score_part(scores& s, int begin, const float2* scales, const float* group_sums) const {
+  /// The same from held queries, at a `Begin` known at compile time. All loads of a batch come first.
+  template <int Begin, int Groups, int Channels>
+  __device__ void multiply_held(scores (&d)[Groups], const held_queries& q) const {
+    const uint16* k =
+        tile(0) + (warp() % layout::row_blocks * 16 + lane() % 16) * layout::tile_stride + lane() / 16 * 8 + Begin;
+    constexpr int products = Groups * Channels / 16;
+    constexpr int batch = 4;
+    scores odd = {};
+#pragma unroll
+    for (int first_of = 0; first_of < products; first_of += batch) {
+      uint32 a[batch][4];
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        if (first_of + i < products) load_matrices(a[i], k + element<Groups, Channels>(first_of + i));
+      }
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        if (first_of + i >= products) continue;
+        const auto& b = q[(Begin + element<Groups, Channels>(first_of + i)) / 16];
+        multiply_add(Groups == 1 && i % 2 == 1 ? odd[0] : d[(first_of + i) % Groups][0], a[i], b[0], b[1]);
+      }
+    }
+    if constexpr (Groups == 1) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) d[0][0][i] += odd[0][i];
+    }
+  }
+  /// Where product i of those of all groups begins: the groups take turns.
+  template <int Groups, int Channels>
+  __device__ static constexpr int element(int i) {
+    return i % Groups * Channels + i / Groups * 16;
+  }
+  __device__ void hold(held_queries& held) const {
+    if constexpr (holds_queries) {
+      const uint16* q = queries(0) + (query_block(0) * 8 + lane() % 8) * layout::query_stride + lane() / 8 % 2 * 8;
+#pragma unroll
+      for (int i = 0; i < held_products; i += 2) {
+        uint32 two[4];
+        const bool pair = i + 1 < held_products;
+        load_matrices(two, q + i * 16 + (pair ? lane() / 16 * 16 : 0));
+        held[i][0] = two[0], held[i][1] = two[1];
+        if (pair) held[i + 1][0] = two[2], held[i + 1][1] = two[3];
+      }
+    }
+  }
+  template <class Tile, int Begin>
+  __device__ void score_part(scores& s, const held_queries& held, const float2* scales, const float* group_sums) const {
     if constexpr (Tile::groups == 0) {
       scores d[1] = {};
-      multiply<1, Tile::pitch>(d, begin, 0, 0);
+      if constexpr (holds_queries) {
+        multiply_held<Begin, 1, Tile::pitch>(d, held);
+      } else {
+        multiply<1, Tile::pitch>(d, Begin, 0, 0);
+      }
       if constexpr (layout::limbs == 2) {
-        multiply<1, Tile::pitch>(d, begin, 1, 0);
-        multiply<1, Tile::pitch>(d, begin, 0, 1);
+        multiply<1, Tile::pitch>(d, Begin, 1, 0);
+        multiply<1, Tile::pitch>(d, Begin, 0, 1);
       }
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {
@@ -298,11 +327,19 @@ struct attend_block {
       }
     } else {
       scores d[Tile::groups] = {};
-      if constexpr (Tile::groups == 1) {
-        multiply<1, Tile::pitch>(d, begin, 0, 0);
+      if constexpr (Tile::groups == 1 && holds_queries) {
+        multiply_held<Begin, 1, Tile::pitch>(d, held);
+      } else if constexpr (Tile::groups == 1) {
+        multiply<1, Tile::pitch>(d, Begin, 0, 0);
       } else {  // a group has slots in both halves
-        multiply<Tile::groups, Tile::group_chunks * 8>(d, begin, 0, 0);
-        multiply<Tile::groups, Tile::group_chunks * 8>(d, begin + Tile::chunks * 8, 0, 0);
+        constexpr int half = Tile::group_chunks * 8;
+        if constexpr (holds_queries) {
+          multiply_held<Begin, Tile::groups, half>(d, held);
+          multiply_held<Begin + Tile::chunks * 8, Tile::groups, half>(d, held);
+        } else {
+          multiply<Tile::groups, half>(d, Begin, 0, 0);
+          multiply<Tile::groups, half>(d, Begin + Tile::chunks * 8, 0, 0);
+        }
       }
 #pragma unroll
       for (int g = 0; g < Tile::groups; ++g) {
@@ -339,7 +376,7 @@ struct attend_block {
       }
     }
   }
-  __device__ void score(scores& s) const {
+  __device__ void score(scores& s, const held_queries& held) const {
     for (int j = 0; j < layout::warp_queries; ++j) {
       for (int i = 0; i < 4; ++i) s[j][i] = 0;
     }
@@ -349,9 +386,10 @@ struct attend_block {
         return;
       }
     }
-    score_part<first_tile>(s, 0, first_scales(), query_sums());
+    score_part<first_tile, 0>(s, held, first_scales(), query_sums());
     if constexpr (Spec::is_latent) {
-      score_part<second_tile>(s, shape::first_pitch, second_scales(), query_sums() + first_tile::groups * Queries);
+      score_part<second_tile, shape::first_pitch>(s, held, second_scales(),
+                                                  query_sums() + first_tile::groups * Queries);
     }
   }
 
@@ -370,9 +408,21 @@ struct attend_block {
 
   // ---- Sums of this warp's blocks of 16 channels.
 
+  /// The i-th block of 16 channels of this warp. Where they have groups, a warp's blocks are of one group if they can
+  /// be: neighbours, and the same of the other half of the slots.
   __device__ int value_block(int i) const {
-    return warp() + i * warps;
+    if constexpr (by_groups) {
+      constexpr int half = layout::warp_values / 2;
+      return i / half * (layout::value_blocks / 2) + warp() * half + i % half;
+    } else {
+      return warp() + i * warps;
+    }
   }
+  static constexpr bool by_groups =
+      layout::weight_groups > 1 && layout::value_blocks == warps* layout::warp_values&& layout::warp_values % 2 == 0;
+  /// Whether all blocks of a warp are of one group: value_blocks / 2 of them are dealt to the groups in order.
+  static constexpr bool one_group =
+      layout::weight_groups == 1 || (by_groups && value_tile::group_chunks / 2 % (layout::warp_values / 2) == 0);
   __device__ static int value_group(int block) {
     return value_tile::group_of_slot(2 * block);
   }
@@ -395,27 +445,26 @@ struct attend_block {
 #pragma unroll
       for (int r = 0; r < layout::rows; r += 16) {
         uint32 b[layout::query_blocks + 1][2];
-        if constexpr (layout::weight_groups == 1) load_weights(b, r, limb == 2 ? 1 : 0);
-        constexpr int batch = layout::query_blocks > 2 ? 2 : 4;
+        if constexpr (one_group) {
+          load_weights(b, r, layout::weight_groups == 1 ? (limb == 2 ? 1 : 0) : value_group(value_block(0)));
+        }
+        constexpr int batch = layout::warp_values > 2 && layout::query_blocks <= 2 ? 4 : 1;  // loads come first
 #pragma unroll
         for (int first_of = 0; first_of < layout::warp_values; first_of += batch) {
           uint32 a[batch][4];
-          uint32 own[batch][layout::query_blocks + 1][2];
 #pragma unroll
           for (int i = 0; i < batch; ++i) {
             const int block = value_block(first_of + i);
             if (first_of + i >= layout::warp_values || block >= layout::value_blocks) continue;
             load_matrices_transposed(a[i], v + r * layout::tile_stride + block * 16);
-            if constexpr (layout::weight_groups > 1) load_weights(own[i], r, value_group(block));
           }
 #pragma unroll
           for (int i = 0; i < batch; ++i) {
-            if (first_of + i >= layout::warp_values || value_block(first_of + i) >= layout::value_blocks) continue;
+            const int block = value_block(first_of + i);
+            if (first_of + i >= layout::warp_values || block >= layout::value_blocks) continue;
+            if constexpr (!one_group) load_weights(b, r, value_group(block));
 #pragma unroll
-            for (int j = 0; j < layout::query_blocks; ++j) {
-              const auto& w = layout::weight_groups > 1 ? own[i][j] : b[j];
-              multiply_add(o[first_of + i][j], a[i], w[0], w[1]);
-            }
+            for (int j = 0; j < layout::query_blocks; ++j) multiply_add(o[first_of + i][j], a[i], b[j][0], b[j][1]);
           }
         }
       }
@@ -523,6 +572,8 @@ struct attend_block {
     fold(q);
     __syncthreads();
 
+    held_queries held;
+    hold(held);
     const row_range all = find.seen_by_all();
     const int seen_begin = static_cast<int>(all.begin);
     const int seen_end = static_cast<int>(all.end);
@@ -586,7 +637,7 @@ struct attend_block {
       __syncthreads();  // the tile is there
 
       scores s;
-      score(s);
+      score(s, held);
       const uint32 hidden = whole ? 0 : hidden_scores(c, find);
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {

@@ -7,13 +7,16 @@
 //
 //   scores[q][r]  (+)= <query[q], row[r]>           out[q][:] += sum_r weight[q][r] * row[r][:]
 //
-// Written with the vector types of GCC and clang, 16 lanes wide; the compiler lowers them to whatever the target has.
+// Written with the vector types of GCC and clang, 16 lanes wide, in as many registers of the target as that takes.
 // Every product is summed in one fixed order (16 partial sums over the channels, then a tree; rows in ascending order),
 // whichever queries and rows share a block: appending one by one or in bulk gives the same bits.
 
 namespace kvc::inline v0_1::host::detail {
 
 inline constexpr int lanes = 16;
+
+#if defined(__AVX512F__)
+inline constexpr int blocked = 4;  // queries by rows of a block; there are 32 registers
 typedef float vec __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
 
 inline void load(const float* p, vec& v) {
@@ -22,6 +25,51 @@ inline void load(const float* p, vec& v) {
 inline void store(const vec& v, float* p) {
   *reinterpret_cast<vec*>(p) = v;
 }
+inline void add_product(vec& sum, const vec& a, const vec& b) {
+  sum += a * b;
+}
+inline void add_product(vec& sum, float a, const vec& b) {
+  sum += a * b;
+}
+#else
+inline constexpr int blocked = 2;  // there are 16 registers
+
+// In parts as long as the target's registers: g++ computes longer vectors lane by lane.
+#if defined(__AVX__)
+inline constexpr int part_lanes = 8;
+#else
+inline constexpr int part_lanes = 4;
+#endif
+typedef float vec_part __attribute__((vector_size(part_lanes * sizeof(float)), aligned(4), may_alias));
+
+struct vec {
+  vec_part part[lanes / part_lanes];
+
+  static constexpr int parts = lanes / part_lanes;
+};
+
+inline void load(const float* p, vec& v) {
+#pragma GCC unroll 4
+  for (int i = 0; i < vec::parts; ++i) v.part[i] = *reinterpret_cast<const vec_part*>(p + i * part_lanes);
+}
+inline void store(const vec& v, float* p) {
+#pragma GCC unroll 4
+  for (int i = 0; i < vec::parts; ++i) *reinterpret_cast<vec_part*>(p + i * part_lanes) = v.part[i];
+}
+inline void add_product(vec& sum, const vec& a, const vec& b) {
+#pragma GCC unroll 4
+  for (int i = 0; i < vec::parts; ++i) sum.part[i] += a.part[i] * b.part[i];
+}
+inline void add_product(vec& sum, float a, const vec& b) {
+#pragma GCC unroll 4
+  for (int i = 0; i < vec::parts; ++i) sum.part[i] += a * b.part[i];
+}
+inline vec& operator+=(vec& sum, const vec& x) {
+#pragma GCC unroll 4
+  for (int i = 0; i < vec::parts; ++i) sum.part[i] += x.part[i];
+  return sum;
+}
+#endif
 
 inline float tree_sum(const vec& v) {
   float s[lanes];
@@ -73,7 +121,7 @@ vec tree_sums(const vec (&v)[16]);
 /// The sum of s[count]: 16 partial sums, a tree, then what is left over.
 inline float sum_of(const float* s, int64 count) {
   const int64 whole = count / lanes * lanes;
-  vec partial = {};
+  vec partial{};
   for (int64 t = 0; t < whole; t += lanes) {
     vec x;
     load(s + t, x);
@@ -119,7 +167,7 @@ inline void score_block(const float* q, int64 q_pitch, const float* k, int64 k_p
       vec row;
       load(k + r * k_pitch + c, row);
 #pragma GCC unroll 4
-      for (int i = 0; i < Queries; ++i) sum[i * Rows + r] += query[i] * row;
+      for (int i = 0; i < Queries; ++i) add_product(sum[i * Rows + r], query[i], row);
     }
   }
   float x[count];
@@ -143,7 +191,7 @@ inline void score_queries(const float* q, int64 q_pitch, const float* k, int64 k
   if constexpr (sums_together && Queries == 1) {
     for (; r + 16 <= rows; r += 16) block.template operator()<16>(r);
   }
-  for (; r + 4 <= rows; r += 4) block.template operator()<4>(r);
+  for (; r + blocked <= rows; r += blocked) block.template operator()<blocked>(r);
   for (; r < rows; ++r) block.template operator()<1>(r);
 }
 
@@ -154,8 +202,8 @@ template <bool Add>
 [[gnu::noinline]] inline void score(const float* q, int queries, int64 q_pitch, const float* k, int rows, int64 k_pitch,
                                     int width, float* s, int64 s_pitch) {
   int i = 0;
-  for (; i + 4 <= queries; i += 4) {
-    score_queries<4, Add>(q + i * q_pitch, q_pitch, k, k_pitch, rows, width, s + i * s_pitch, s_pitch);
+  for (; i + blocked <= queries; i += blocked) {
+    score_queries<blocked, Add>(q + i * q_pitch, q_pitch, k, k_pitch, rows, width, s + i * s_pitch, s_pitch);
   }
   for (; i < queries; ++i) {
     score_queries<1, Add>(q + i * q_pitch, q_pitch, k, k_pitch, rows, width, s + i * s_pitch, s_pitch);
@@ -174,7 +222,7 @@ inline void accumulate_block(const float* p, int64 p_pitch, const float* v, int6
     for (int b = 0; b < Blocks; ++b) load(v + r * v_pitch + b * lanes, row[b]);
     for (int i = 0; i < Queries; ++i) {
       const float weight = p[i * p_pitch + r];
-      for (int b = 0; b < Blocks; ++b) sum[i][b] += weight * row[b];
+      for (int b = 0; b < Blocks; ++b) add_product(sum[i][b], weight, row[b]);
     }
   }
   for (int i = 0; i < Queries; ++i) {
@@ -186,8 +234,8 @@ template <int Queries>
 inline void accumulate_queries(const float* p, int64 p_pitch, const float* v, int64 v_pitch, int rows, int width,
                                float* o, int64 o_pitch) {
   int c = 0;
-  for (; c + 4 * lanes <= width; c += 4 * lanes) {
-    accumulate_block<Queries, 4>(p, p_pitch, v + c, v_pitch, rows, o + c, o_pitch);
+  for (; c + blocked * lanes <= width; c += blocked * lanes) {
+    accumulate_block<Queries, blocked>(p, p_pitch, v + c, v_pitch, rows, o + c, o_pitch);
   }
   for (; c < width; c += lanes) accumulate_block<Queries, 1>(p, p_pitch, v + c, v_pitch, rows, o + c, o_pitch);
 }
@@ -196,8 +244,8 @@ inline void accumulate_queries(const float* p, int64 p_pitch, const float* v, in
 [[gnu::noinline]] inline void accumulate(const float* p, int queries, int64 p_pitch, const float* v, int rows,
                                          int64 v_pitch, int width, float* o, int64 o_pitch) {
   int i = 0;
-  for (; i + 4 <= queries; i += 4) {
-    accumulate_queries<4>(p + i * p_pitch, p_pitch, v, v_pitch, rows, width, o + i * o_pitch, o_pitch);
+  for (; i + blocked <= queries; i += blocked) {
+    accumulate_queries<blocked>(p + i * p_pitch, p_pitch, v, v_pitch, rows, width, o + i * o_pitch, o_pitch);
   }
   for (; i < queries; ++i) {
     accumulate_queries<1>(p + i * p_pitch, p_pitch, v, v_pitch, rows, width, o + i * o_pitch, o_pitch);

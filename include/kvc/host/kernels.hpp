@@ -11,6 +11,11 @@
 // Every product is summed in one fixed order (16 partial sums over the channels, then a tree; rows in ascending order),
 // whichever queries and rows share a block: appending one by one or in bulk gives the same bits.
 
+#if defined(__CUDACC__)  // nvcc warns of the host compiler's pragmas
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675
+#endif
+
 namespace kvc::inline v0_1::host::detail {
 
 inline constexpr int lanes = 16;
@@ -253,3 +258,7 @@ inline void accumulate_queries(const float* p, int64 p_pitch, const float* v, in
 }
 
 }  // namespace kvc::inline v0_1::host::detail
+
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif

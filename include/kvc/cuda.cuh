@@ -8,5 +8,7 @@
 #include "kvc/cuda/cache.cuh"
 #include "kvc/cuda/commit.cuh"
 #include "kvc/cuda/copy_pages.cuh"
+#include "kvc/cuda/device.cuh"
 #include "kvc/cuda/gather.cuh"
+#include "kvc/cuda/route.cuh"
 #include "kvc/kvc.hpp"

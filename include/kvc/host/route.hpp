@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
+#include "kvc/cache/route.hpp"
 #include "kvc/cache/spec.hpp"
-#include "kvc/core/status.hpp"
 
 namespace kvc::inline v0_1::host {
 
-/// The calls that a route is asked for.
-enum class operation { append, append_slots, attend, gather, fork, truncate, save };
-
-/// Which code will run, and why; status::unsupported with the reason where none will.
-struct route_answer {
-  status code;
-  const char* kernel;
-  const char* why;
-};
+using kvc::operation;
+using kvc::route_answer;
 
 /// Nothing falls back in silence: what a call will do can be asked beforehand.
 template <class Spec>

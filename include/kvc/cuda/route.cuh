@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <type_traits>
+
+#include "kvc/cache/route.hpp"
+#include "kvc/core/text.hpp"
+#include "kvc/cuda/append.cuh"
+#include "kvc/cuda/attend_kernel.cuh"
+
+// Which kernel a call will launch, and why: read off the types that the kernels themselves are made of.
+
+namespace kvc::inline v0_1::cuda {
+
+using kvc::operation;
+using kvc::route_answer;
+
+namespace detail {
+
+/// How a device_tile brings rows into shared memory.
+enum class tile_way { one_thread, channels, scaled, stored, pairs, decoded };
+
+template <class Tile>
+consteval tile_way way_of(int limbs) {
+  if (Tile::by_rows) return tile_way::one_thread;
+  if (Tile::keeps_channels) return tile_way::channels;
+  if (Tile::in_units) return Tile::groups > 0 ? tile_way::scaled : tile_way::stored;
+  return limbs == 2 ? tile_way::pairs : tile_way::decoded;
+}
+
+/// {name, reason} of a stream's tiles.
+template <class Tile>
+consteval text tile_words(int limbs, bool reason) {
+  const char* words[][2] = {
+      {"row by row", Tile::expands ? "slow: one thread turns a row, as keys are stored before their rotary embedding"
+                                   : "slow: one thread decodes a row, as the codec has no decode_channels"},
+      {"per channel", "constants of the channels stay in registers"},
+      {"as stored", "products take the codes, sums and weights take scales and offsets"},
+      {"as stored", "bf16 holds the elements exactly"},
+      {"pairs of bf16", "fp32 elements are the sum of two bf16"},
+      {"decoded", "chunks of 16 channels are decoded and rounded to bf16"}};
+  text t(words[static_cast<int>(way_of<Tile>(limbs))][reason ? 1 : 0]);
+  if (reason && Tile::unit < 4) t = t + text("; slow: not aligned to 4 bytes, rows are copied byte by byte");
+  return t;
+}
+
+template <class Spec, int Queries>
+struct attend_words {
+  using layout = attend_layout<Spec, Queries>;
+  static consteval text both(bool reason) {
+    return text(Spec::is_latent ? "latent " : "keys ") +
+           tile_words<typename layout::first_tile>(layout::limbs, reason) + text(reason ? "; " : ", ") +
+           text(Spec::is_latent ? "rotary key " : "values ") +
+           tile_words<typename layout::second_tile>(layout::limbs, reason);
+  }
+  static constexpr text kernel = text("attend_kernel, ") + text(Queries) + text(" queries x ") + text(layout::rows) +
+                                 text(" rows: ") + both(false) + text("; merge_kernel");
+  static constexpr text why = both(true);
+};
+
+template <class Spec, int Queries>
+constexpr route_answer attend_route(const device_limits& device) {
+  if (attend_layout<Spec, Queries>::bytes > device.shared_bytes) {
+    return {status::unsupported, "none", "a tile of rows and its queries do not fit into the device's shared memory"};
+  }
+  return {status::ok, attend_words<Spec, Queries>::kernel.c_str(), attend_words<Spec, Queries>::why.c_str()};
+}
+
+/// Whether all threads take part in a new row of a stream, from the model's row to its codes.
+template <class Spec, bool First>
+consteval bool appends_by_team() {
+  using stream_type = stream_of<Spec, First>;
+  using row_team = typename row_teams<stream_type>::team;
+  using seals = seal_teams<stream_type>;
+  using group_team = std::conditional_t<stream_type::has_ring && seals::by_block, block_team<seals::threads>, row_team>;
+  return transform<stream_type>::template takes_team<row_team> &&
+         stream_rows<Spec, First>::template encode_takes_team<group_team>;
+}
+
+template <class Spec>
+struct append_words {
+  using first = row_teams<typename Spec::first_stream>;
+  using second = row_teams<typename Spec::second_stream>;
+  static consteval text threads() {
+    if (first::lanes == second::lanes) return text(first::lanes);
+    return text(first::lanes) + text(" and ") + text(second::lanes);
+  }
+  static consteval text words(const char* name, bool seals) {
+    return text(name) + text(", ") + threads() + text(" threads per row") + text(seals ? "; seal_kernel" : "");
+  }
+  static consteval text reason() {
+    text t(Spec::has_ring ? "rows wait in the open tail until their group of tokens is full or old enough"
+                          : "a team transforms and encodes each row at once");
+    if (!appends_by_team<Spec, true>() || !appends_by_team<Spec, false>()) {
+      t = t + text("; slow: a policy whose functions take no team is run by one thread of it");
+    }
+    return t;
+  }
+  static constexpr text kernel = words("append_kernel", Spec::has_ring);
+  static constexpr text slots = words("append_slots_kernel", false);
+  static constexpr text why = reason();
+};
+
+}  // namespace detail
+
+/// What a call will launch. `queries`: of one sequence and stored row, that is new rows x query heads per stored head;
+/// it chooses among attend's kernels. Reasons that begin with 'slow' name what a composition costs.
+template <class Spec>
+constexpr route_answer route(operation op, int64 queries = 1, const device_limits& device = {}) {
+  using append = detail::append_words<Spec>;
+  using shape = detail::attend_shape<Spec>;
+  switch (op) {
+    case operation::append:
+      if (detail::seal_is_supported<Spec>() != status::ok) {
+        return {status::unsupported, "none", "a group of tokens does not fit into shared memory"};
+      }
+      return {status::ok, append::kernel.c_str(), append::why.c_str()};
+    case operation::append_slots:
+      if (Spec::has_tail) {
+        return {status::unsupported, "none",
+                "exact rows and open groups belong to a sequence, which a slot mapping does not name"};
+      }
+      return {status::ok, append::slots.c_str(), append::why.c_str()};
+    case operation::attend:
+      if (shape::block_queries(queries) == shape::few) return detail::attend_route<Spec, shape::few>(device);
+      return detail::attend_route<Spec, shape::many>(device);
+    case operation::gather:
+      return {status::ok, "gather_kernel", "a team decodes each row and undoes its transforms"};
+    case operation::fork:
+      return {status::ok, "copy_pages_kernel, copy_tails_kernel",
+              "pages are shared until one side writes to them, exact rows are copied"};
+    case operation::truncate:
+      if (!Spec::has_ring) return {status::ok, "none needed", "every row is in its page: the lengths change"};
+      return {status::ok, "truncate_kernel", "sealed rows that belong to the tail again come back as they decode"};
+    case operation::save:
+      return {status::ok, "copies to the host", "pages have the host's bytes, which the host writes with their header"};
+  }
+  return {status::invalid_argument, "none", "no such operation"};
+}
+
+}  // namespace kvc::inline v0_1::cuda

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <doctest/doctest.h>
+
+#include <kvc/cuda/device.cuh>
+#include <kvc/cuda/route.cuh>
+#include <string>
+
+#include "compositions.hpp"
+
+// Routes are constants, so that most is checked where this compiles.
+
+using namespace kvc_test;
+using kvc::operation;
+using kvc::cuda::route;
+
+namespace {
+
+consteval bool has(const char* s, const char* part) {
+  for (; *s != '\0'; ++s) {
+    int i = 0;
+    while (part[i] != '\0' && s[i] == part[i]) ++i;
+    if (part[i] == '\0') return true;
+  }
+  return false;
+}
+template <class Spec>
+consteval bool attends(const char* part, kvc::int64 queries = 1) {
+  return has(route<Spec>(operation::attend, queries).kernel, part);
+}
+template <class Spec>
+consteval bool is_slow(operation op) {
+  return has(route<Spec>(op).why, "slow");
+}
+
+using model = shape<1, 32, 8, 128>;
+using plain = compose<model>;
+using int4 = compose<model, integer<4, 128>>;
+using kivi = compose<model, kv<integer<2, 32, affine, per_channel>, integer<2, 32>>>;
+using ends = compose<model, exact_ends<4, 0, integer<4, 128>>>;
+using before_rotary = compose<model, half_split<>, integer<4, 128>>;
+using fp32 = compose<model, none<float>>;
+using flagship = kvc::clla_cache<shape<2, 16, 16, 128>>;
+using odd_groups = compose<model, integer<4, 16>>;
+
+static_assert(!has("abc", "abd") && has("abc", "bc"));
+static_assert(attends<plain>("keys as stored, values as stored"));
+static_assert(attends<int4>("attend_kernel, 8 queries x 64 rows: keys as stored, values as stored"));
+static_assert(attends<int4>("attend_kernel, 64 queries x 64 rows: keys decoded, values decoded", 32));
+static_assert(has(route<int4>(operation::attend).why, "sums and weights take scales"));
+static_assert(has(route<plain>(operation::attend).why, "bf16 holds the elements exactly"));
+static_assert(attends<kivi>("keys per channel, values as stored"));
+static_assert(attends<odd_groups>("keys decoded"));
+static_assert(attends<fp32>("keys pairs of bf16"));
+static_assert(attends<before_rotary>("keys row by row, values as stored"));
+static_assert(attends<flagship>("latent as stored, rotary key as stored"));
+static_assert(is_slow<before_rotary>(operation::attend) && !is_slow<int4>(operation::attend));
+static_assert(!is_slow<flagship>(operation::attend) && !is_slow<flagship>(operation::append));
+
+static_assert(has(route<kivi>(operation::append).kernel, "seal_kernel"));
+static_assert(!has(route<int4>(operation::append).kernel, "seal_kernel"));
+static_assert(has(route<int4>(operation::append).kernel, "16 threads per row"));
+static_assert(!is_slow<int4>(operation::append) && !is_slow<kivi>(operation::append));
+
+// Too large for a device: said before, as the launch would.
+constexpr kvc::cuda::device_limits small_device{.multiprocessors = 1, .shared_bytes = 16384};
+static_assert(route<int4>(operation::attend, 1, small_device).code == kvc::status::unsupported);
+
+template <class Spec>
+void check_routes() {
+  CAPTURE(Spec::name().c_str());
+  for (const operation op : {operation::append, operation::append_slots, operation::attend, operation::gather,
+                             operation::fork, operation::truncate, operation::save}) {
+    for (const int queries : {1, 100}) {
+      const kvc::route_answer answer = route<Spec>(op, queries);
+      CHECK(std::string(answer.why).size() > 10);
+      CHECK(std::string(answer.kernel).size() > 3);
+      const bool unsupported = op == operation::append_slots && Spec::has_tail;
+      CHECK(answer.code == (unsupported ? kvc::status::unsupported : kvc::status::ok));
+    }
+  }
+}
+template <class... Specs>
+void check_all(list<Specs...>) {
+  (check_routes<Specs>(), ...);
+}
+
+}  // namespace
+
+TEST_CASE("every operation has an answer for every composition, with its reason") {
+  check_all(all_compositions{});
+  CHECK(route<plain>(static_cast<operation>(99)).code == kvc::status::invalid_argument);
+}
+
+TEST_CASE("append_slots does what its route says") {
+  CHECK(route<ends>(operation::append_slots).code == kvc::status::unsupported);
+  CHECK(kvc::cuda::append_slots<ends, float>({}, 0, {}, {}, nullptr, 1, nullptr) == kvc::status::unsupported);
+}
+
+TEST_CASE("the device says what plans depend on") {
+  kvc::cuda::device_limits limits{0, 0};
+  int devices = 0;
+  const bool exists = cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
+  const kvc::status s = kvc::cuda::current_device(limits);
+  CHECK((s == kvc::status::ok) == exists);
+  if (exists) {
+    CHECK(limits.multiprocessors > 0);
+    CHECK(limits.shared_bytes >= 99 * 1024);
+  } else {
+    CHECK(s == kvc::status::device_error);
+    CHECK(std::string(kvc::cuda::last_error().call) == "current_device");
+  }
+}

@@ -23,6 +23,9 @@
 //
 //   S[t] = sum_g scale[t][g] <q_g, u_tg> + offset[t][g] sum(q_g)
 //   O_g  = sum_t (p_t scale[t][g]) u_tg + sum_t p_t offset[t][g]
+//
+// and what elements are above u is taken off the same sums: <q_g, 1> above, and sum_t (p_t scale[t][g]) above, which a
+// product with a block of ones gives, as it was rounded.
 
 namespace kvc::inline v0_1::cuda::detail {
 
@@ -96,6 +99,14 @@ struct attend_block {
   /// every product of 16 channels, in the tile's order of slots.
   static constexpr bool holds_queries = Spec::is_latent && layout::warp_queries == 1 && layout::limbs == 1;
   static constexpr int held_products = holds_queries ? shape::score_pitch / 16 : 1;
+  static constexpr bool by_groups =
+      layout::weight_groups > 1 && layout::value_blocks == warps* layout::warp_values&& layout::warp_values % 2 == 0;
+  /// Whether all blocks of a warp are of one group: value_blocks / 2 of them are dealt to the groups in order.
+  static constexpr bool one_group =
+      layout::weight_groups == 1 || (by_groups && value_tile::group_chunks / 2 % (layout::warp_values / 2) == 0);
+  /// Sums of rounded weights, for what is above the values: as a product with ones, per group of this warp.
+  static constexpr int one_sums = value_tile::above == 0 ? 0 : one_group ? 1 : layout::warp_values;
+  using weight_sums = float[max_of(1, one_sums)][layout::query_blocks][4];
   using held_queries = uint32[held_products][2];
 
   const cache_view<Spec>& view;
@@ -343,12 +354,14 @@ struct attend_block {
       }
 #pragma unroll
       for (int g = 0; g < Tile::groups; ++g) {
-        const float2 k[2] = {scales[g * layout::rows + score_row()], scales[g * layout::rows + score_row() + 8]};
+        float2 k[2] = {scales[g * layout::rows + score_row()], scales[g * layout::rows + score_row() + 8]};
+        k[0].y -= Tile::above * k[0].x;
+        k[1].y -= Tile::above * k[1].x;
 #pragma unroll
         for (int j = 0; j < layout::warp_queries; ++j) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) s[j][i] += k[i / 2].x * d[g][j][i];
-          if constexpr (Tile::has_offset) {
+          if constexpr (Tile::has_offset || Tile::above != 0) {
             const int n = min_of(query_block(j) * 8, Queries - 8) + lane() % 4 * 2;
             const float2 sum = *reinterpret_cast<const float2*>(group_sums + g * Queries + n);
             s[j][0] += k[0].y * sum.x;
@@ -418,11 +431,6 @@ struct attend_block {
       return warp() + i * warps;
     }
   }
-  static constexpr bool by_groups =
-      layout::weight_groups > 1 && layout::value_blocks == warps* layout::warp_values&& layout::warp_values % 2 == 0;
-  /// Whether all blocks of a warp are of one group: value_blocks / 2 of them are dealt to the groups in order.
-  static constexpr bool one_group =
-      layout::weight_groups == 1 || (by_groups && value_tile::group_chunks / 2 % (layout::warp_values / 2) == 0);
   __device__ static int value_group(int block) {
     return value_tile::group_of_slot(2 * block);
   }
@@ -437,7 +445,8 @@ struct attend_block {
       b[j + 1][0] = two[2], b[j + 1][1] = two[3];
     }
   }
-  __device__ void accumulate(sums& o) const {
+  __device__ void accumulate(sums& o, weight_sums& ones, bool exact) const {
+    const uint32 all_ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
 #pragma unroll
     for (int limb = 0; limb < (layout::limbs == 2 ? 3 : 1); ++limb) {  // high x high, rest x high, high x rest
       const uint16* v =
@@ -447,6 +456,10 @@ struct attend_block {
         uint32 b[layout::query_blocks + 1][2];
         if constexpr (one_group) {
           load_weights(b, r, layout::weight_groups == 1 ? (limb == 2 ? 1 : 0) : value_group(value_block(0)));
+          if (one_sums == 1 && !exact) {
+#pragma unroll
+            for (int j = 0; j < layout::query_blocks; ++j) multiply_add(ones[0][j], all_ones, b[j][0], b[j][1]);
+          }
         }
         constexpr int batch = layout::warp_values > 2 && layout::query_blocks <= 2 ? 4 : 1;  // loads come first
 #pragma unroll
@@ -462,7 +475,15 @@ struct attend_block {
           for (int i = 0; i < batch; ++i) {
             const int block = value_block(first_of + i);
             if (first_of + i >= layout::warp_values || block >= layout::value_blocks) continue;
-            if constexpr (!one_group) load_weights(b, r, value_group(block));
+            if constexpr (!one_group) {
+              load_weights(b, r, value_group(block));
+              if (one_sums > 1 && !exact) {
+#pragma unroll
+                for (int j = 0; j < layout::query_blocks; ++j) {
+                  multiply_add(ones[min_of(first_of + i, max_of(one_sums, 1) - 1)][j], all_ones, b[j][0], b[j][1]);
+                }
+              }
+            }
 #pragma unroll
             for (int j = 0; j < layout::query_blocks; ++j) multiply_add(o[first_of + i][j], a[i], b[j][0], b[j][1]);
           }
@@ -592,6 +613,7 @@ struct attend_block {
     };
 
     sums o = {};
+    weight_sums ones = {};
     float m[layout::query_blocks][2];  // maxima, in units of log 2
     float l[layout::warp_queries][2] = {};
     float offset[layout::weight_groups][layout::warp_queries][2] = {};  // sum_t p_t offset[t][g]
@@ -615,6 +637,7 @@ struct attend_block {
     for (; !c.is_end(); advance(c)) {
       const int low = c.low();
       const int high = c.high();
+      const bool value_exact = Spec::is_latent ? c.rows.source.first_exact : c.rows.source.second_exact;
       const bool whole = c.begin >= seen_begin && c.begin + layout::rows <= seen_end && low == 0 &&
                          high == layout::rows && !c.rows.source.first_exact && !c.rows.source.second_exact;
       wait_copies<layout::stages - 2>();
@@ -712,9 +735,9 @@ struct attend_block {
             if constexpr (value_tile::has_offset) {
 #pragma unroll
               for (int i = 0; i < 2; ++i) {
-                const float above = hidden_here >> i & 1u ? 0.0f : p[i] * k[0].y;
-                const float below = hidden_here >> (i + 2) & 1u ? 0.0f : p[i + 2] * k[1].y;
-                offset[g][j][i] = offset[g][j][i] * pick(factor, j, i) + above + below;
+                const float upper = value_exact || (hidden_here >> i & 1u) ? 0.0f : p[i] * k[0].y;
+                const float lower = value_exact || (hidden_here >> (i + 2) & 1u) ? 0.0f : p[i + 2] * k[1].y;
+                offset[g][j][i] = offset[g][j][i] * pick(factor, j, i) + upper + lower;
               }
             }
           }
@@ -735,20 +758,27 @@ struct attend_block {
             for (int e = 0; e < 4; ++e) o[i][j][e] *= factor[j][e % 2];
           }
         }
+#pragma unroll
+        for (int i = 0; i < one_sums; ++i) {
+#pragma unroll
+          for (int j = 0; j < layout::query_blocks; ++j) {
+            for (int e = 0; e < 2; ++e) ones[i][j][e] *= factor[j][e];
+          }
+        }
       }
       if ((!whole || layout::limbs == 2) && __syncthreads_or(has_not_finite(shape::value_pitch))) {
         accumulate_seen(o);
       } else {
-        accumulate(o);
+        accumulate(o, ones, value_exact);
       }
     }
     wait_copies<0>();
-    finish(split, splits, o, m, l, offset, partial_o, partial_state);
+    finish(split, splits, o, ones, m, l, offset, partial_o, partial_state);
   }
 
   /// This block's part of the result: o in the stored space, m (natural), l.
-  __device__ void finish(int split, int splits, const sums& o, const float (&m)[layout::query_blocks][2],
-                         const float (&l)[layout::warp_queries][2],
+  __device__ void finish(int split, int splits, const sums& o, const weight_sums& ones,
+                         const float (&m)[layout::query_blocks][2], const float (&l)[layout::warp_queries][2],
                          const float (&offset)[layout::weight_groups][layout::warp_queries][2], float* partial_o,
                          float* partial_state) const {
     constexpr float ln2 = 0.693147181f;
@@ -787,6 +817,7 @@ struct attend_block {
         for (int b = 0; b < layout::warp_values; ++b) {
           if (value_block(b) >= layout::value_blocks) continue;
           float more = 0;
+          if constexpr (one_sums > 0) more = -value_tile::above * ones[one_sums == 1 ? 0 : b][j][i];
           if constexpr (value_tile::has_offset) {
             for (int r = 0; r < layout::row_blocks; ++r) {
               more += offsets[(r * layout::weight_groups + value_group(value_block(b))) * Queries + n];

@@ -33,6 +33,7 @@ struct tile_form {
   static constexpr int groups = 0;
   static constexpr int group_chunks = 0;
   static constexpr bool has_offset = false;
+  static constexpr float above = 0;
   KVC_HD static constexpr int channel(int position) { return position; }
 };
 template <class Units>
@@ -41,6 +42,7 @@ struct tile_form<Units, true> {
   static constexpr int groups = Units::groups;
   static constexpr int group_chunks = Units::group_chunks;
   static constexpr bool has_offset = Units::has_offset;
+  static constexpr float above = Units::above;
   KVC_HD static constexpr int channel(int position) { return Units::channel(position); }
 };
 
@@ -50,6 +52,7 @@ struct channel_order {
   static constexpr int groups = 0;
   static constexpr int group_chunks = 1;
   static constexpr bool has_offset = false;
+  static constexpr float above = 0;
   KVC_HD static constexpr int channel(int position) { return Codes::channel(position); }
 };
 
@@ -86,6 +89,7 @@ struct device_tile {
   static constexpr bool in_units = form::in_units;
   static constexpr int groups = form::groups;  ///< of a row's constants, 0 where it has none
   static constexpr bool has_offset = form::has_offset;
+  static constexpr float above = form::above;  ///< in every element of a sealed row
   static constexpr int group_chunks = form::in_units ? form::group_chunks : chunks;
 
   static constexpr int row_bytes = stream_type::row_bytes;
@@ -157,7 +161,7 @@ struct device_tile {
         if (groups * Rows % Threads != 0 && i >= groups * Rows) break;
         const int r = i % Rows;
         const bool sealed = stream_type::exact_rows == 0 || !exact;
-        float2 k = sealed ? units::constants(group_at(r, staged), i / Rows) : make_float2(1, 0);
+        float2 k = sealed ? units::constants(group_at(r, staged), i / Rows) : make_float2(1, above);
         if (r < low || r >= high) k = make_float2(0, 0);
         out[i] = k;
       }

@@ -12,8 +12,9 @@ namespace kvc::inline v0_1::cuda::detail {
 
 /// A specialisation for each codec that has such a form:
 ///   groups, has_offset           constants of a row
+///   above                        what is added to u; sums take it off again, as it is the same for all elements
 ///   channel(position)            which of a chunk's 16 channels lies at a position (0 to 15) of what load gives
-///   load(row_codes, channel, w)  u of the chunk [channel, channel + 16), as bf16 pairs
+///   load(row_codes, channel, w)  u + above of the chunk [channel, channel + 16), as bf16 pairs
 ///   constants(at, group)         {scale, offset}
 /// Groups are whole pairs of chunks. Other codecs decode to fp32 and round.
 template <class Codec, int Width>
@@ -27,30 +28,17 @@ __device__ inline uint32 masked_or(uint32 word, uint32 mask, uint32 bits) {
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(word), "r"(mask), "r"(bits));
   return out;
 }
-/// u - bias for two bf16, exact where u and the result are small.
-__device__ inline uint32 subtract_bf16(uint32 u, uint32 bias) {
-  uint32 out;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(u), "r"(0x3f803f80u), "r"(bias ^ 0x80008000u));
-  return out;
-}
 /// Twice the bf16 that is 128 + n, for n below 128 in either half.
 inline constexpr uint32 bf16_128 = 0x43004300u;
 
-/// An integer multiple of 1/2 up to 255 as bf16, twice.
-constexpr uint32 twice_bf16(float x) {
-  const uint32 bits = __builtin_bit_cast(uint32, x) >> 16;
-  return bits | bits << 16;
-}
-
 /// 16 packed codes of Bits bits as bf16 pairs: u = factor * code - bias, so that u is an integer and the grid's value
-/// scale / factor * u + offset; see channel().
+/// scale / factor * u + offset. What is loaded is u + above; see channel().
 template <int Bits, quant::grid Grid, int Align>
 struct packed_units {
   static constexpr int factor = Grid == quant::midrise ? 2 : 1;
   static constexpr int bias = Grid == quant::affine ? 0 : Grid == quant::symmetric ? 1 << (Bits - 1) : (1 << Bits) - 1;
-  /// 128 + bias: bf16 between 128 and 256 count in ones, so that codes are inserted as they are, or their double one
-  /// bit higher.
-  static constexpr uint32 base = twice_bf16(static_cast<float>(128 + bias));
+  /// bf16 between 128 and 256 count in ones: codes are inserted as they are, or their double one bit higher.
+  static constexpr float above = Bits >= 7 ? 0.0f : static_cast<float>(128 + bias);
 
   KVC_HD static constexpr int channel(int position) {
     if (Bits == 4) return position / 8 * 8 + position % 8 / 2 + position % 2 * 4;
@@ -68,7 +56,7 @@ struct packed_units {
         const int shift = i % (16 / Bits) * Bits - (factor - 1);
         const uint32 word = words[i / (16 / Bits)];
         const uint32 pair = shift < 0 ? word << -shift : word >> shift;
-        w[i] = subtract_bf16(masked_or(pair, (mask | mask << 16) << (factor - 1), bf16_128), base);
+        w[i] = masked_or(pair, (mask | mask << 16) << (factor - 1), bf16_128);
       }
     } else {
       uint32 c[16];
@@ -78,7 +66,7 @@ struct packed_units {
         if constexpr (Bits >= 7) {
           w[i] = pack_bf16(number(c[2 * i]), number(c[2 * i + 1]));
         } else {
-          w[i] = subtract_bf16((c[2 * i] | c[2 * i + 1] << 16) * factor | bf16_128, base);
+          w[i] = (c[2 * i] | c[2 * i + 1] << 16) * factor | bf16_128;
         }
       }
     }
@@ -100,6 +88,8 @@ requires(Width % 16 == 0 &&
   static constexpr int groups = codec::template groups<Width>;
   static constexpr int group_chunks = codec::template group_length<Width> / 16;
   static constexpr bool has_offset = Grid == quant::affine;
+  static constexpr float above =
+      packed_units<Bits, Grid, quant::common_alignment(2 * Bits, codec::template row_bytes<Width>, 16)>::above;
   using units = packed_units<Bits, Grid, quant::common_alignment(2 * Bits, codec::template row_bytes<Width>, 16)>;
 
   KVC_HD static constexpr int channel(int position) { return units::channel(position); }
@@ -138,7 +128,7 @@ requires(Width % 16 == 0) struct channel_codes<quant::integer<Bits, Group, Grid,
     for (int i = 0; i < 16; ++i) {
       const quant::grid_constants g = codec::constants_of::load(k + units::channel(i) * bytes);
       scale[i] = g.scale / static_cast<float>(units::factor);
-      offset[i] = g.offset;
+      offset[i] = g.offset - units::above * scale[i];
     }
   }
   /// The chunk of one row, decoded, as bf16 pairs.
@@ -158,6 +148,7 @@ requires(Width % 16 == 0) struct unit_codes<quant::none<bf16>, Width> {
   static constexpr int groups = 0;  ///< no constants
   static constexpr int group_chunks = Width / 16;
   static constexpr bool has_offset = false;
+  static constexpr float above = 0;
 
   KVC_HD static constexpr int channel(int position) { return position; }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {
@@ -175,6 +166,7 @@ requires(Width % 16 == 0 &&
   static constexpr int groups = Group == 0 ? 0 : codec::template groups<Width>;
   static constexpr int group_chunks = codec::template group_length<Width> / 16;
   static constexpr bool has_offset = false;
+  static constexpr float above = 0;
 
   KVC_HD static constexpr int channel(int position) { return position; }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {
@@ -216,6 +208,7 @@ requires(Width % 16 == 0 && quant::tapered<Runs...>::in_chunks) struct unit_code
   static constexpr int groups = 1;
   static constexpr int group_chunks = Width / 16;
   static constexpr bool has_offset = false;
+  static constexpr float above = 0;
 
   KVC_HD static constexpr int channel(int position) { return position; }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {

@@ -72,12 +72,12 @@ KVC_KERNEL void __launch_bounds__(merge_threads)
 
 template <class Spec, class T, int Queries>
 status launch_attend(const cache_view<Spec>& view, const step_view& step, const attend_plan& plan, int slot,
-                     rows_view<const T> q, const attend_params& params, float* partial_o, float* partial_state,
+                     rows_view<const T> q, const attend_params& params, const attend_results& results,
                      cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(step.sequences * view.model.stored_heads() * plan.query_blocks),
                   static_cast<unsigned>(plan.splits));
   return launch(attend_kernel<Spec, T, Queries>, grid, attend_shape<Spec>::threads, attend_layout<Spec, Queries>::bytes,
-                stream, "attend", view, step, slot, plan.query_blocks, q, params, partial_o, partial_state);
+                stream, "attend", view, step, slot, plan.query_blocks, q, params, results);
 }
 
 }  // namespace detail
@@ -115,9 +115,9 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   const int slot = view.model.slot(layer);
   const int64 items = bounds.total_rows * view.model.query_heads;
   float* partial_o = static_cast<float*>(workspace);
-  float* partial_state = partial_o + items * plan.splits * shape::value_pitch;
+  const detail::attend_results results{partial_o, partial_o + items * plan.splits * shape::value_pitch, out, lse};
   const auto launch = [&]<int Queries>() {
-    return detail::launch_attend<Spec, T, Queries>(view, step, plan, slot, q, params, partial_o, partial_state, stream);
+    return detail::launch_attend<Spec, T, Queries>(view, step, plan, slot, q, params, results, stream);
   };
   status launched = status::unsupported;
   if (plan.queries == shape::few) {
@@ -125,10 +125,10 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   } else {
     launched = launch.template operator()<shape::many>();
   }
-  if (launched != status::ok) return launched;
+  if (launched != status::ok || detail::is_direct<Spec>(plan.splits)) return launched;
   return detail::launch(detail::merge_kernel<Spec>, dim3(static_cast<unsigned>(items)), detail::merge_threads, 0,
-                        stream, "attend", view, step.row_indptr, step.sequences, slot, plan.splits, partial_o,
-                        partial_state, params.sink_logits, out, lse);
+                        stream, "attend", view, step.row_indptr, step.sequences, slot, plan.splits, results.o,
+                        results.states, params.sink_logits, out, lse);
 }
 
 }  // namespace kvc::inline v0_1::cuda

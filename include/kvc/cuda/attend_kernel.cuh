@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
+#include "kvc/attention/state.hpp"
 #include "kvc/cuda/attend_plan.hpp"
 #include "kvc/cuda/attend_spans.cuh"
 #include "kvc/cuda/attend_tile.cuh"
@@ -81,6 +82,21 @@ struct attend_layout {
   static_assert(warps * fold_floats * 4 <= constant_at - tile_at);
   static_assert(row_blocks * weight_groups * Queries * 4 <= weight_bytes);
 };
+
+/// Where a block's part of the result goes.
+struct attend_results {
+  float* o;              ///< [rows][query_heads][splits][value_pitch]: sums in the stored space
+  float* states;         ///< [rows][query_heads][splits]{m, l}
+  rows_view<float> out;  ///< [rows][query_heads][output_width] and lse, for a block that has no others to join
+  float* lse;
+};
+
+/// Whether blocks finish their results themselves: a single split, and outputs that need no unfolding.
+template <class Spec>
+KVC_HD constexpr bool is_direct(int splits) {
+  using values = transform<stream_of<Spec, Spec::values_are_first>>;
+  return splits == 1 && values::stack::is_identity && values::dims_are_identity;
+}
 
 template <class Spec, class T, int Queries>
 struct attend_block {
@@ -456,7 +472,7 @@ struct attend_block {
         uint32 b[layout::query_blocks + 1][2];
         if constexpr (one_group) {
           load_weights(b, r, layout::weight_groups == 1 ? (limb == 2 ? 1 : 0) : value_group(value_block(0)));
-          if (one_sums == 1 && !exact) {
+          if (one_sums > 0 && !exact) {
 #pragma unroll
             for (int j = 0; j < layout::query_blocks; ++j) multiply_add(ones[0][j], all_ones, b[j][0], b[j][1]);
           }
@@ -477,10 +493,10 @@ struct attend_block {
             if (first_of + i >= layout::warp_values || block >= layout::value_blocks) continue;
             if constexpr (!one_group) {
               load_weights(b, r, value_group(block));
-              if (one_sums > 1 && !exact) {
+              if (one_sums > 0 && !exact) {
 #pragma unroll
                 for (int j = 0; j < layout::query_blocks; ++j) {
-                  multiply_add(ones[min_of(first_of + i, max_of(one_sums, 1) - 1)][j], all_ones, b[j][0], b[j][1]);
+                  multiply_add(ones[min_of(first_of + i, max_of(1, one_sums) - 1)][j], all_ones, b[j][0], b[j][1]);
                 }
               }
             }
@@ -581,8 +597,7 @@ struct attend_block {
     if (c.begin >= c.rows.end) c = at_span(c.span + 1);
   }
 
-  __device__ void run(const rows_view<const T>& q, int split, int splits, float* partial_o,
-                      float* partial_state) const {
+  __device__ void run(const rows_view<const T>& q, int split, int splits, const attend_results& results) const {
     const stream_rows<Spec, true> first_rows(view, step, index, slot, head);
     const stream_rows<Spec, false> second_rows(view, step, index, slot, head);
     constexpr float log2e = 1.44269504f;
@@ -773,15 +788,16 @@ struct attend_block {
       }
     }
     wait_copies<0>();
-    finish(split, splits, o, ones, m, l, offset, partial_o, partial_state);
+    finish(split, splits, o, ones, m, l, offset, results);
   }
 
   /// This block's part of the result: o in the stored space, m (natural), l.
   __device__ void finish(int split, int splits, const sums& o, const weight_sums& ones,
                          const float (&m)[layout::query_blocks][2], const float (&l)[layout::warp_queries][2],
-                         const float (&offset)[layout::weight_groups][layout::warp_queries][2], float* partial_o,
-                         float* partial_state) const {
+                         const float (&offset)[layout::weight_groups][layout::warp_queries][2],
+                         const attend_results& results) const {
     constexpr float ln2 = 0.693147181f;
+    const bool direct = is_direct<Spec>(splits);
     float* offsets = reinterpret_cast<float*>(shared + layout::weight_at);  // [row_blocks][groups][Queries]
     __syncthreads();                                                        // the weights were read
 #pragma unroll
@@ -806,25 +822,39 @@ struct attend_block {
         if (n >= count) continue;
         const int64 row = step.row_indptr[index] + (query + n) / group();
         const int64 at = (row * view.model.query_heads + head * group() + (query + n) % group()) * splits + split;
-        if (warp() == 0 && lane() < 4) {
-          float sum = 0;
-          for (int b = 0; b < layout::row_blocks; ++b) sum += maxima()[b * Queries + n];
-          partial_state[2 * at] = m[j][i] * ln2;
-          partial_state[2 * at + 1] = sum;
+        const int query_head = head * group() + (query + n) % group();
+        softmax_state state{m[j][i] * ln2, 0};
+        for (int b = 0; b < layout::row_blocks; ++b) state.l += maxima()[b * Queries + n];
+        float* to = results.o + at * shape::value_pitch;
+        float factor = 1;
+        if (direct) {  // no other split, and the stored space is the model's
+          to = results.out.at(row, query_head);
+          if (params.sink_logits != nullptr) state.push(params.sink_logits[query_head], factor);
+          factor = state.l == 0 ? 0.0f : factor / state.l;
         }
-        float* to = partial_o + at * shape::value_pitch;
+        if (warp() == 0 && lane() < 4) {
+          if (!direct) {
+            results.states[2 * at] = state.m;
+            results.states[2 * at + 1] = state.l;
+          } else if (results.lse != nullptr) {
+            results.lse[at] = state.lse();
+          }
+        }
 #pragma unroll
         for (int b = 0; b < layout::warp_values; ++b) {
           if (value_block(b) >= layout::value_blocks) continue;
           float more = 0;
-          if constexpr (one_sums > 0) more = -value_tile::above * ones[one_sums == 1 ? 0 : b][j][i];
+          if constexpr (one_sums > 0) more = -value_tile::above * ones[one_group ? 0 : b][j][i];
           if constexpr (value_tile::has_offset) {
             for (int r = 0; r < layout::row_blocks; ++r) {
               more += offsets[(r * layout::weight_groups + value_group(value_block(b))) * Queries + n];
             }
           }
-          to[value_tile::channel(2 * value_block(b), lane() / 4)] = o[b][j][i] + more;
-          to[value_tile::channel(2 * value_block(b) + 1, lane() / 4)] = o[b][j][i + 2] + more;
+          const int first_channel = value_tile::channel(2 * value_block(b), lane() / 4);
+          const int second_channel = value_tile::channel(2 * value_block(b) + 1, lane() / 4);
+          const int limit = direct ? Spec::output_width : shape::value_pitch;
+          if (first_channel < limit) to[first_channel] = (o[b][j][i] + more) * factor;
+          if (second_channel < limit) to[second_channel] = (o[b][j][i + 2] + more) * factor;
         }
       }
     }
@@ -843,11 +873,10 @@ struct attend_block {
 };
 
 /// grid: (sequences x stored heads x query blocks, splits).
-/// partial_o: [rows][query_heads][splits][value_pitch], partial_state: [rows][query_heads][splits]{m, l}.
 template <class Spec, class T, int Queries>
 KVC_KERNEL void __launch_bounds__(attend_layout<Spec, Queries>::threads, attend_layout<Spec, Queries>::blocks)
     attend_kernel(cache_view<Spec> view, step_view step, int slot, int query_blocks, rows_view<const T> q,
-                  attend_params params, float* partial_o, float* partial_state) {
+                  attend_params params, attend_results results) {
   extern __shared__ __align__(16) byte shared[];
   const int heads = view.model.stored_heads();
   const int block = static_cast<int>(blockIdx.x) % query_blocks;
@@ -860,7 +889,7 @@ KVC_KERNEL void __launch_bounds__(attend_layout<Spec, Queries>::threads, attend_
   const attend_block<Spec, T, Queries> work{
       view,   step, params, index, slot, head, block * Queries, static_cast<int>(min_of<int64>(queries, Queries)),
       shared, warp};
-  work.run(q, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y), partial_o, partial_state);
+  work.run(q, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y), results);
 }
 
 }  // namespace kvc::inline v0_1::cuda::detail

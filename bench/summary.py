@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""One JSON file of what the benchmarks of a run wrote, one object per line each.
+
+  summary.py --device NAME --commit ID --date DAY [--out FILE] LINES.jsonl...
+
+Rows: id, what, us, gb_per_s, share_of_read_ceiling, peer, peer_us, ratio, error. A ratio over 1 says that ours is
+faster than the peer. Attention is compared with cuDNN over bf16 on the same batch and length, where that was timed.
+
+  summary.py --self-test
+"""
+import argparse
+import json
+import re
+import sys
+
+FIELDS = ["id", "what", "us", "gb_per_s", "share_of_read_ceiling", "peer", "peer_us", "ratio", "error"]
+
+
+def shape_of(name):
+    found = re.search(r"-(b\d+-l\d+)$", name)
+    return found[1] if found else None
+
+
+def summarize(lines):
+    """Rows of the summary and the read ceiling, from the objects of all files."""
+    ceiling, peers, ours = None, {}, []
+    for line in lines:
+        if line["id"] == "read":
+            ceiling = line["gb_per_s"]
+        elif line["id"].startswith("cudnn-"):
+            peers[shape_of(line["id"])] = line
+        else:
+            ours.append(line)
+    rows = []
+    for line in ours:
+        peer = peers.get(shape_of(line["id"]))
+        # A latent is another model's row: attention over heads is no peer of it.
+        if "peer" not in line and peer and not line["id"].startswith("clla-"):
+            line = {**line, "peer": f"cuDNN bf16, PyTorch {peer['version']}", "peer_us": peer["us"],
+                    "ratio": round(peer["us"] / line["us"], 3)}
+        rows.append({field: line.get(field) for field in FIELDS})
+    for shape, peer in peers.items():
+        rows.append({**dict.fromkeys(FIELDS), "id": peer["id"], "what": "cuDNN bf16 (peer)", "us": peer["us"],
+                     "gb_per_s": peer["gb_per_s"],
+                     "share_of_read_ceiling": round(peer["gb_per_s"] / ceiling, 4) if ceiling else None})
+    return rows, ceiling
+
+
+def self_test():
+    lines = [{"id": "read", "gb_per_s": 3000.0},
+             {"id": "int4-b2-l8", "what": "a", "us": 2.0, "gb_per_s": 1.0, "share_of_read_ceiling": 0.5, "error": 1e-3},
+             {"id": "clla-b2-l8", "what": "b", "us": 2.0, "gb_per_s": 1.0, "share_of_read_ceiling": 0.5},
+             {"id": "append-x-64", "what": "c", "us": 4.0, "peer": "copy", "peer_us": 2.0, "ratio": 0.5},
+             {"id": "cudnn-bf16-b2-l8", "us": 3.0, "gb_per_s": 1500.0, "version": "1"}]
+    rows, ceiling = summarize(lines)
+    by_id = {row["id"]: row for row in rows}
+    good = (ceiling == 3000.0 and len(rows) == 4 and all(list(row) == FIELDS for row in rows)
+            and by_id["int4-b2-l8"]["ratio"] == 1.5 and by_id["int4-b2-l8"]["peer_us"] == 3.0
+            and by_id["clla-b2-l8"]["ratio"] is None and by_id["append-x-64"]["ratio"] == 0.5
+            and by_id["cudnn-bf16-b2-l8"]["share_of_read_ceiling"] == 0.5)
+    print("ok" if good else f"BAD: {rows}")
+    return 0 if good else 1
+
+
+def main(arguments):
+    if arguments == ["--self-test"]:
+        return self_test()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("--device", "--commit", "--date"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--out")
+    parser.add_argument("files", nargs="+")
+    options = parser.parse_args(arguments)
+    lines = []
+    for name in options.files:
+        with open(name, encoding="utf-8") as file:
+            lines += [json.loads(line) for line in file if line.strip()]
+    rows, ceiling = summarize(lines)
+    if not rows:
+        print("summary.py: no measurement in these files", file=sys.stderr)
+        return 1
+    head = {"device": options.device, "date": options.date, "commit": options.commit, "read_gb_per_s": ceiling}
+    text = "{\n" + "".join(f' "{key}": {json.dumps(value)},\n' for key, value in head.items())
+    text += ' "rows": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]\n}\n"
+    if options.out:
+        with open(options.out, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """Regenerates in place what the documentation takes from code and programs.
 
-  update.py [--build DIR] [FILE.md ...]     default: README.md and docs/*.md
+  update.py [--build DIR] [FILE.md ...]     default: README.md, docs/*.md and docs/*/*.md
   update.py --check [--build DIR]           changes nothing; exit 1 if something is stale
 
 A block starts with one of these comments and ends with '<!-- end -->':
@@ -11,6 +11,9 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- output: PROGRAM [ARGS] -->   what a program of the build prints, as text
   <!-- table: PROGRAM [ARGS] -->    what a program of the build prints, as Markdown
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
+  <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend or append): of all rows,
+                                    or of those whose ids begin so
+  <!-- result: PATH -->             a committed output of a program that needs a GPU, as text
   <!-- quote: PATH -->              text that must stand in a file so; checked, not generated
 
 Programs run only with --build. Without it their blocks stay as they are.
@@ -24,7 +27,7 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-START = re.compile(r"^<!-- (code|output|table|report|quote): (.+?) -->$")
+START = re.compile(r"^<!-- (code|output|table|report|speed|result|quote): (.+?) -->$")
 END = "<!-- end -->"
 
 
@@ -113,6 +116,43 @@ def report(root, folder, pattern="report-*.json"):
     return "\n".join([*lines, "", "; ".join(a for a in about if a) + f" ([all figures]({folder}/{name}))."])
 
 
+# ---- Speed on a GPU ------------------------------------------------------------------------------------------------
+
+SPEED = [  # heading, field of a row, format
+    ("what", "what", "{}"),
+    ("µs", "us", "{:,.1f}"),
+    ("GB/s", "gb_per_s", "{:,.0f}"),
+    ("of reading", "share_of_read_ceiling", "{:.0%}"),
+    ("peer, µs", "peer_us", "{:,.1f}"),
+    ("ratio", "ratio", "{:.2f}"),
+    ("error", "error", "{:.1e}"),
+]
+
+
+def speed(root, folder, kind, prefixes=""):
+    found = newest_report(root, folder, "cuda-*.json")
+    if found is None:
+        return "*No measurement is committed yet; `bash bench/cuda.sh` makes one.*"
+    date, name, data = found
+    rows = [r for r in data["rows"] if r["id"].startswith("append-") == (kind == "append")]
+    if prefixes:
+        rows = [r for r in rows if r["id"].startswith(tuple(prefixes.split(",")))]
+    columns = [c for c in SPEED if any(r.get(c[1]) is not None for r in rows)]
+    lines = ["| id | " + " | ".join(c[0] for c in columns) + " |", "|---|---|" + "---:|" * (len(columns) - 1)]
+    for row in rows:
+        lines.append(f"| `{row['id']}` | " + " | ".join(cell(c[2], row.get(c[1])) for c in columns) + " |")
+    peers = sorted({r["peer"] for r in rows if r.get("peer")})
+    about = [data["device"], f"reads {data['read_gb_per_s']:,.0f} GB/s" if data.get("read_gb_per_s") else None,
+             "peer: " + " and ".join(peers) if peers else None, date[:10], f"commit {data['commit']}"]
+    return "\n".join([*lines, "", "; ".join(a for a in about if a) + f" ([all figures]({folder}/{name}))."])
+
+
+def result(root, path):
+    if not (root / path).is_file():
+        return "*Not run on a GPU yet.*"
+    return "```text\n" + (root / path).read_text(encoding="utf-8").strip("\n") + "\n```"
+
+
 # ---- Pages --------------------------------------------------------------------------------------------------------
 
 
@@ -132,14 +172,18 @@ def check_quote(root, path, body):
     return body
 
 
-def generate(root, build, kind, arguments, body):
+def generate(root, build, kind, arguments, body, up=""):
+    """up: the way from the page's folder to the root."""
     words = arguments.split()
     if kind == "code":
         return code(root, words[0], words[1].strip("[]") if len(words) > 1 else None)
     if kind == "quote":
         return check_quote(root, words[0], body)
-    if kind == "report":
-        return report(root, *words)
+    if kind in ("report", "speed"):
+        table = report(root, *words) if kind == "report" else speed(root, *words)
+        return table.replace("([all figures](", f"([all figures]({up}")
+    if kind == "result":
+        return result(root, words[0])
     if build is None:
         return body
     text = run(build, *words)
@@ -152,9 +196,10 @@ def same(a, b):
     return loose.sub("#", a) == loose.sub("#", b)
 
 
-def render(root, build, text):
+def render(root, build, text, page=None):
     """The page with all blocks as they should be, and [(line, sentence)] of what was stale or is wrong."""
     lines, found = text.split("\n"), []
+    up = "" if page is None else "../" * (len(page.relative_to(root).parts) - 1)
     out, i = [], 0
     while i < len(lines):
         out.append(lines[i])
@@ -171,7 +216,7 @@ def render(root, build, text):
             continue
         body = "\n".join(lines[first:i])
         try:
-            fresh = generate(root, build, *start.groups(), body)
+            fresh = generate(root, build, *start.groups(), body, up)
             if not same(fresh, body):
                 found.append((first, f"stale: {start[1]} {start[2]}"))
                 body = fresh
@@ -182,7 +227,7 @@ def render(root, build, text):
 
 
 def pages(root):
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
 def main(arguments):
@@ -202,7 +247,7 @@ def main(arguments):
     count = 0
     for page in [pathlib.Path(a).resolve() for a in rest] or pages(ROOT):
         text = page.read_text(encoding="utf-8")
-        fresh, found = render(ROOT, build, text)
+        fresh, found = render(ROOT, build, text, page)
         for line, sentence in found:
             print(f"{page.relative_to(ROOT)}:{line}: {sentence}")
         count += len([f for f in found if check or not f[1].startswith("stale: ")])

@@ -86,9 +86,9 @@ def dead_paths(root, path, text):
 def violations(root, build=None):
     for path in pages(root):
         text = path.read_text(encoding="utf-8")
-        found = list(update.render(root, build, text)[1])
+        found = list(update.render(root, build, text, path)[1])
         found += dead_links(path, text)
-        if path == root / "README.md" or path.parent == root / "docs":
+        if path == root / "README.md" or root / "docs" in path.parents:
             found += unsourced_code(text)
             found += dead_paths(root, path, text)
         for number, sentence in sorted(found):
@@ -111,6 +111,9 @@ PAGES = [
     ("<!-- table: program 1 -->\nit is 1, error 3e-07\n<!-- end -->\n", None),
     ("<!-- table: program 1 -->\n<!-- end -->\n", "stale: table program 1"),
     ("<!-- report: results -->\n<!-- end -->\n", "stale: report results"),
+    ("<!-- speed: results attend a -->\n<!-- end -->\n", "stale: speed results attend a"),
+    ("<!-- result: lost.txt -->\n*Not run on a GPU yet.*\n<!-- end -->\n", None),
+    ("<!-- result: s.cpp -->\n<!-- end -->\n", "stale: result s.cpp"),
     ("<!-- quote: s.cpp -->\n```text\nint main() {\n```\n<!-- end -->\n", None),
     ("<!-- quote: s.cpp -->\n```text\nint end() {\n```\n<!-- end -->\n", "s.cpp does not say 'int end() {'"),
     ("[here](s.cpp) [there](#a-title)\n# A title\n`s.cpp`", None),
@@ -130,6 +133,9 @@ def self_test():
             (root / "results").mkdir()
             (root / "results" / "report-old.json").write_text('{"date": "1", "caches": [{"name": "a", "kl": 2}]}')
             (root / "results" / "report-new.json").write_text('{"date": "2", "caches": [{"name": "b", "kl": 1}]}')
+            (root / "results" / "cuda-x.json").write_text(
+                '{"device": "x", "date": "1", "commit": "c", "rows": [{"id": "append-a", "what": "", "us": 1},'
+                ' {"id": "a1", "what": "one", "us": 2}, {"id": "b1", "what": "two", "us": 3}]}')
             (root / "s.cpp").write_text(SOURCE)
             (root / "program").write_text(PROGRAM)
             (root / "program").chmod(0o755)
@@ -139,6 +145,8 @@ def self_test():
         good = not found if sentence is None else len(found) == 1 and sentence in found[0]
         if sentence and sentence.startswith("stale: report"):
             good = good and "| `b` | 1.00000 |" in fresh and "`a`" not in fresh
+        if sentence and sentence.startswith("stale: speed"):
+            good = good and "| `a1` | one | 2.0 |" in fresh and "append" not in fresh and "b1" not in fresh
         wrong += not good
         print(f"{'ok ' if good else 'BAD'} {text!r}: {found}")
     print(f"{len(PAGES)} pages, {wrong} judged wrongly")

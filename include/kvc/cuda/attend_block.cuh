@@ -26,7 +26,8 @@
 //   O_g  = sum_t (p_t scale[t][g]) u_tg + sum_t p_t offset[t][g]
 //
 // and what elements are above u is taken off the same sums: <q_g, 1> above, and sum_t (p_t scale[t][g]) above, which a
-// product with a block of ones gives, as it was rounded.
+// product with a block of ones gives, as it was rounded. Values are taken from the middle of their levels: weights that
+// are nearly equal are rounded alike, and the error would grow with the mean of u.
 
 namespace kvc::inline v0_1::cuda::detail {
 
@@ -115,13 +116,14 @@ struct attend_block {
   /// every product of 16 channels, in the tile's order of slots.
   static constexpr bool holds_queries = Spec::is_latent && layout::warp_queries == 1 && layout::limbs == 1;
   static constexpr int held_products = holds_queries ? shape::score_pitch / 16 : 1;
+  static constexpr bool is_uneven = layout::value_blocks % warps != 0;  ///< some warps have a block less than others
   static constexpr bool by_groups =
       layout::weight_groups > 1 && layout::value_blocks == warps* layout::warp_values&& layout::warp_values % 2 == 0;
   /// Whether all blocks of a warp are of one group: value_blocks / 2 of them are dealt to the groups in order.
   static constexpr bool one_group =
       layout::weight_groups == 1 || (by_groups && value_tile::group_chunks / 2 % (layout::warp_values / 2) == 0);
   /// Sums of rounded weights, for what is above the values: as a product with ones, per group of this warp.
-  static constexpr int one_sums = value_tile::above == 0 ? 0 : one_group ? 1 : layout::warp_values;
+  static constexpr int one_sums = value_tile::above + value_tile::middle == 0 ? 0 : one_group ? 1 : layout::warp_values;
   using weight_sums = float[max_of(1, one_sums)][layout::query_blocks][4];
   using held_queries = uint32[held_products][2];
 

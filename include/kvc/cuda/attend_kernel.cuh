@@ -160,10 +160,11 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
           const float scaled[4] = {p[0] * k[0].x, p[1] * k[0].x, p[2] * k[1].x, p[3] * k[1].x};
           put_weights(scaled, hidden_here, n, g);
           if constexpr (value_tile::has_offset) {
+            const float middle[2] = {k[0].y + value_tile::middle * k[0].x, k[1].y + value_tile::middle * k[1].x};
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-              const float upper = value_exact || (hidden_here >> i & 1u) ? 0.0f : p[i] * k[0].y;
-              const float lower = value_exact || (hidden_here >> (i + 2) & 1u) ? 0.0f : p[i + 2] * k[1].y;
+              const float upper = value_exact || (hidden_here >> i & 1u) ? 0.0f : p[i] * middle[0];
+              const float lower = value_exact || (hidden_here >> (i + 2) & 1u) ? 0.0f : p[i + 2] * middle[1];
               offset[g][j][i] = offset[g][j][i] * pick(factor, j, i) + upper + lower;
             }
           }

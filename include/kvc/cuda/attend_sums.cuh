@@ -44,13 +44,13 @@ __device__ void attend_block<Spec, T, Queries>::accumulate(sums& o, weight_sums&
 #pragma unroll
         for (int i = 0; i < batch; ++i) {
           const int block = value_block(first_of + i);
-          if (first_of + i >= layout::warp_values || block >= layout::value_blocks) continue;
+          if (first_of + i >= layout::warp_values || (is_uneven && block >= layout::value_blocks)) continue;
           load_matrices_transposed(a[i], v + r * layout::tile_stride + block * 16);
         }
 #pragma unroll
         for (int i = 0; i < batch; ++i) {
           const int block = value_block(first_of + i);
-          if (first_of + i >= layout::warp_values || block >= layout::value_blocks) continue;
+          if (first_of + i >= layout::warp_values || (is_uneven && block >= layout::value_blocks)) continue;
           if constexpr (!one_group) {
             load_weights(b, r, value_group(block));
             if (one_sums > 0 && !exact) {
@@ -75,7 +75,7 @@ __device__ void attend_block<Spec, T, Queries>::accumulate_seen(sums& o) const {
     const uint16* v = tile(0) + r * layout::tile_stride;
 #pragma unroll
     for (int i = 0; i < layout::warp_values; ++i) {
-      if (value_block(i) >= layout::value_blocks) continue;
+      if (is_uneven && value_block(i) >= layout::value_blocks) continue;
       const uint16* p =
           weights(layout::weight_groups == 1 ? 0 : value_group(value_block(i))) + r * layout::weight_stride;
 #pragma unroll
@@ -117,8 +117,10 @@ __device__ void attend_block<Spec, T, Queries>::put_weights(const float (&p)[4],
     if constexpr (layout::limbs == 2) {
       *reinterpret_cast<uint32*>(weights(1) + at) = pack_rest(p[2 * i], p[2 * i + 1], bits);
     }
-    if (hidden & (1u << (2 * i))) bits = (bits & 0xffff0000u) | hidden_weight;
-    if (hidden & (2u << (2 * i))) bits = (bits & 0xffffu) | static_cast<uint32>(hidden_weight) << 16;
+    if (hidden != 0) {
+      if (hidden & (1u << (2 * i))) bits = (bits & 0xffff0000u) | hidden_weight;
+      if (hidden & (2u << (2 * i))) bits = (bits & 0xffffu) | static_cast<uint32>(hidden_weight) << 16;
+    }
     *reinterpret_cast<uint32*>(weights(group_index) + at) = bits;
   }
 }
@@ -174,9 +176,9 @@ __device__ void attend_block<Spec, T, Queries>::finish(
       }
 #pragma unroll
       for (int b = 0; b < layout::warp_values; ++b) {
-        if (value_block(b) >= layout::value_blocks) continue;
+        if (is_uneven && value_block(b) >= layout::value_blocks) continue;
         float more = 0;
-        if constexpr (one_sums > 0) more = -value_tile::above * ones[one_group ? 0 : b][j][i];
+        if constexpr (one_sums > 0) more = -(value_tile::above + value_tile::middle) * ones[one_group ? 0 : b][j][i];
         if constexpr (value_tile::has_offset) {
           for (int r = 0; r < layout::row_blocks; ++r) {
             more += offsets[(r * layout::weight_groups + value_group(value_block(b))) * Queries + n];

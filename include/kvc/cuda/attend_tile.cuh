@@ -34,6 +34,7 @@ struct tile_form {
   static constexpr int group_chunks = 0;
   static constexpr bool has_offset = false;
   static constexpr float above = 0;
+  static constexpr float middle = 0;
   KVC_HD static constexpr int channel(int position) { return position; }
 };
 template <class Units>
@@ -43,6 +44,7 @@ struct tile_form<Units, true> {
   static constexpr int group_chunks = Units::group_chunks;
   static constexpr bool has_offset = Units::has_offset;
   static constexpr float above = Units::above;
+  static constexpr float middle = Units::middle;
   KVC_HD static constexpr int channel(int position) { return Units::channel(position); }
 };
 
@@ -53,6 +55,7 @@ struct channel_order {
   static constexpr int group_chunks = 1;
   static constexpr bool has_offset = false;
   static constexpr float above = 0;
+  static constexpr float middle = 0;
   KVC_HD static constexpr int channel(int position) { return Codes::channel(position); }
 };
 
@@ -90,6 +93,7 @@ struct device_tile {
   static constexpr int groups = form::groups;  ///< of a row's constants, 0 where it has none
   static constexpr bool has_offset = form::has_offset;
   static constexpr float above = form::above;  ///< in every element of a sealed row
+  static constexpr float middle = form::middle;
   static constexpr int group_chunks = form::in_units ? form::group_chunks : chunks;
 
   static constexpr int row_bytes = stream_type::row_bytes;

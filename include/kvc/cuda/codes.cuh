@@ -12,6 +12,7 @@ namespace kvc::inline v0_1::cuda::detail {
 
 /// A specialisation for each codec that has such a form:
 ///   groups, has_offset           constants of a row
+///   middle                       of the values of u
 ///   above                        what is added to u; sums take it off again, as it is the same for all elements
 ///   channel(position)            which of a chunk's 16 channels lies at a position (0 to 15) of what load gives
 ///   load(row_codes, channel, w)  u + above of the chunk [channel, channel + 16), as bf16 pairs
@@ -90,6 +91,7 @@ requires(Width % 16 == 0 &&
   static constexpr bool has_offset = Grid == quant::affine;
   static constexpr float above =
       packed_units<Bits, Grid, quant::common_alignment(2 * Bits, codec::template row_bytes<Width>, 16)>::above;
+  static constexpr float middle = Grid == quant::affine ? 0.5f * static_cast<float>((1 << Bits) - 1) : 0.0f;
   using units = packed_units<Bits, Grid, quant::common_alignment(2 * Bits, codec::template row_bytes<Width>, 16)>;
 
   KVC_HD static constexpr int channel(int position) { return units::channel(position); }
@@ -149,6 +151,7 @@ requires(Width % 16 == 0) struct unit_codes<quant::none<bf16>, Width> {
   static constexpr int group_chunks = Width / 16;
   static constexpr bool has_offset = false;
   static constexpr float above = 0;
+  static constexpr float middle = 0;
 
   KVC_HD static constexpr int channel(int position) { return position; }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {
@@ -167,6 +170,7 @@ requires(Width % 16 == 0 &&
   static constexpr int group_chunks = codec::template group_length<Width> / 16;
   static constexpr bool has_offset = false;
   static constexpr float above = 0;
+  static constexpr float middle = 0;
 
   KVC_HD static constexpr int channel(int position) { return position; }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {
@@ -209,6 +213,7 @@ requires(Width % 16 == 0 && quant::tapered<Runs...>::in_chunks) struct unit_code
   static constexpr int group_chunks = Width / 16;
   static constexpr bool has_offset = false;
   static constexpr float above = 0;
+  static constexpr float middle = 0;
 
   KVC_HD static constexpr int channel(int position) { return position; }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {

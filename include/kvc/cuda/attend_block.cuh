@@ -65,7 +65,7 @@ struct attend_layout {
   static constexpr int query_at = 0;
   static constexpr int tile_at = query_at + limbs * Queries * query_stride * 2;
   static constexpr int weight_at = tile_at + limbs * limb_stride * 2;
-  static constexpr int weight_bytes = limbs * weight_groups * rows * weight_stride * 2;
+  static constexpr int weight_bytes = max_of(limbs * weight_groups * rows * weight_stride * 2, threads * 16);
   static constexpr int stage_at = weight_at + weight_bytes;
   static constexpr int constant_at = stage_at + stages * stage_bytes;
   static constexpr int maxima_at = constant_at + groups * rows * 8;
@@ -112,10 +112,14 @@ struct attend_block {
   static constexpr int threads = layout::threads;
   using scores = float[layout::warp_queries][4];
   using sums = float[layout::warp_values][layout::query_blocks][4];
-  /// A wide row is scored from queries in registers, as shared memory is what its products wait for: the 8-side of
-  /// every product of 16 channels, in the tile's order of slots.
-  static constexpr bool holds_queries = Spec::is_latent && layout::warp_queries == 1 && layout::limbs == 1;
-  static constexpr int held_products = holds_queries ? shape::score_pitch / 16 : 1;
+  /// Shared memory is what the products of a wide row wait for. Where two warps have the same rows and one block of
+  /// queries each, they take half of the channels each instead, for both blocks, from queries in registers, and give
+  /// each other the halves of the scores: every row is read once.
+  template <class Tile>
+  static constexpr bool can_halve = Tile::pitch % 32 == 0 && (Tile::groups <= 1 || Tile::groups % 2 == 0);
+  static constexpr bool halves = Spec::is_latent && layout::limbs == 1 && layout::warp_stride == 2 &&
+                                 layout::query_blocks == 2 && can_halve<first_tile> && can_halve<second_tile>;
+  static constexpr int held_products = halves ? shape::score_pitch / 32 : 1;
   static constexpr bool is_uneven = layout::value_blocks % warps != 0;  ///< some warps have a block less than others
   static constexpr bool by_groups =
       layout::weight_groups > 1 && layout::value_blocks == warps* layout::warp_values&& layout::warp_values % 2 == 0;
@@ -125,7 +129,7 @@ struct attend_block {
   /// Sums of rounded weights, for what is above the values: as a product with ones, per group of this warp.
   static constexpr int one_sums = value_tile::above + value_tile::middle == 0 ? 0 : one_group ? 1 : layout::warp_values;
   using weight_sums = float[max_of(1, one_sums)][layout::query_blocks][4];
-  using held_queries = uint32[held_products][2];
+  using held_queries = uint32[held_products][2][2];  ///< of a product of 16 channels, per block of queries
 
   const cache_view<Spec>& view;
   const step_view& step;
@@ -209,17 +213,17 @@ struct attend_block {
   /// of products are interleaved, as each waits for the one before: over the groups, or two over a single one.
   template <int Groups, int Channels>
   __device__ void multiply(scores (&d)[Groups], int begin, int key_limb, int query_limb) const;
-  /// The same from held queries, at a `Begin` known at compile time. All loads of a batch come first.
-  template <int Begin, int Groups, int Channels>
-  __device__ void multiply_held(scores (&d)[Groups], const held_queries& q) const;
-  /// Where product i of those of all groups begins: the groups take turns.
-  template <int Groups, int Channels>
-  __device__ static constexpr int element(int i) {
-    return i % Groups * Channels + i / Groups * 16;
-  }
-  __device__ void hold(held_queries& held) const;
   template <class Tile, int Begin>
-  __device__ void score_part(scores& s, const held_queries& held, const float2* scales, const float* group_sums) const;
+  __device__ void score_part(scores& s, const float2* scales, const float* group_sums) const;
+  /// Its half of a part for both blocks of queries; product i of the half begins at element half_element<Tile,
+  /// Begin>(i).
+  template <class Tile, int Begin>
+  __device__ void score_half(float (&s)[2][4], const held_queries& held, const float2* scales,
+                             const float* group_sums) const;
+  template <class Tile, int Begin>
+  __device__ int half_element(int i) const;
+  template <class Tile, int Begin>
+  __device__ void hold(held_queries& held) const;
   /// The same for pairs of bf16 where a key is infinite: the products of its parts would give NaN.
   __device__ void score_plainly(scores& s) const;
   __device__ void score(scores& s, const held_queries& held) const;

@@ -22,7 +22,8 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
   __syncthreads();
 
   held_queries held;
-  hold(held);
+  hold<first_tile, 0>(held);
+  if constexpr (Spec::is_latent) hold<second_tile, shape::first_pitch>(held);
   const row_range all = find.seen_by_all();
   const int seen_begin = static_cast<int>(all.begin);
   const int seen_end = static_cast<int>(all.end);

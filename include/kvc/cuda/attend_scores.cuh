@@ -102,59 +102,12 @@ __device__ void attend_block<Spec, T, Queries>::multiply(scores (&d)[Groups], in
 }
 
 template <class Spec, class T, int Queries>
-template <int Begin, int Groups, int Channels>
-__device__ void attend_block<Spec, T, Queries>::multiply_held(scores (&d)[Groups], const held_queries& q) const {
-  const uint16* k =
-      tile(0) + (warp() % layout::row_blocks * 16 + lane() % 16) * layout::tile_stride + lane() / 16 * 8 + Begin;
-  constexpr int products = Groups * Channels / 16;
-  constexpr int batch = 4;
-  scores odd = {};
-#pragma unroll
-  for (int first_of = 0; first_of < products; first_of += batch) {
-    uint32 a[batch][4];
-#pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      if (first_of + i < products) load_matrices(a[i], k + element<Groups, Channels>(first_of + i));
-    }
-#pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      if (first_of + i >= products) continue;
-      const auto& b = q[(Begin + element<Groups, Channels>(first_of + i)) / 16];
-      multiply_add(Groups == 1 && i % 2 == 1 ? odd[0] : d[(first_of + i) % Groups][0], a[i], b[0], b[1]);
-    }
-  }
-  if constexpr (Groups == 1) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) d[0][0][i] += odd[0][i];
-  }
-}
-
-template <class Spec, class T, int Queries>
-__device__ void attend_block<Spec, T, Queries>::hold(held_queries& held) const {
-  if constexpr (holds_queries) {
-    const uint16* q = queries(0) + (query_block(0) * 8 + lane() % 8) * layout::query_stride + lane() / 8 % 2 * 8;
-#pragma unroll
-    for (int i = 0; i < held_products; i += 2) {
-      uint32 two[4];
-      const bool pair = i + 1 < held_products;
-      load_matrices(two, q + i * 16 + (pair ? lane() / 16 * 16 : 0));
-      held[i][0] = two[0], held[i][1] = two[1];
-      if (pair) held[i + 1][0] = two[2], held[i + 1][1] = two[3];
-    }
-  }
-}
-
-template <class Spec, class T, int Queries>
 template <class Tile, int Begin>
-__device__ void attend_block<Spec, T, Queries>::score_part(scores& s, const held_queries& held, const float2* scales,
+__device__ void attend_block<Spec, T, Queries>::score_part(scores& s, const float2* scales,
                                                            const float* group_sums) const {
   if constexpr (Tile::groups == 0) {
     scores d[1] = {};
-    if constexpr (holds_queries) {
-      multiply_held<Begin, 1, Tile::pitch>(d, held);
-    } else {
-      multiply<1, Tile::pitch>(d, Begin, 0, 0);
-    }
+    multiply<1, Tile::pitch>(d, Begin, 0, 0);
     if constexpr (layout::limbs == 2) {
       multiply<1, Tile::pitch>(d, Begin, 1, 0);
       multiply<1, Tile::pitch>(d, Begin, 0, 1);
@@ -166,19 +119,12 @@ __device__ void attend_block<Spec, T, Queries>::score_part(scores& s, const held
     }
   } else {
     scores d[Tile::groups] = {};
-    if constexpr (Tile::groups == 1 && holds_queries) {
-      multiply_held<Begin, 1, Tile::pitch>(d, held);
-    } else if constexpr (Tile::groups == 1) {
+    if constexpr (Tile::groups == 1) {
       multiply<1, Tile::pitch>(d, Begin, 0, 0);
     } else {  // a group has slots in both halves
       constexpr int half = Tile::group_chunks * 8;
-      if constexpr (holds_queries) {
-        multiply_held<Begin, Tile::groups, half>(d, held);
-        multiply_held<Begin + Tile::chunks * 8, Tile::groups, half>(d, held);
-      } else {
-        multiply<Tile::groups, half>(d, Begin, 0, 0);
-        multiply<Tile::groups, half>(d, Begin + Tile::chunks * 8, 0, 0);
-      }
+      multiply<Tile::groups, half>(d, Begin, 0, 0);
+      multiply<Tile::groups, half>(d, Begin + Tile::chunks * 8, 0, 0);
     }
 #pragma unroll
     for (int g = 0; g < Tile::groups; ++g) {
@@ -196,6 +142,89 @@ __device__ void attend_block<Spec, T, Queries>::score_part(scores& s, const held
           s[j][1] += k[0].y * sum.y;
           s[j][2] += k[1].y * sum.x;
           s[j][3] += k[1].y * sum.y;
+        }
+      }
+    }
+  }
+}
+
+// A warp's half of a part: half of its groups, or of the products of the only one.
+
+template <class Spec, class T, int Queries>
+template <class Tile, int Begin>
+__device__ int attend_block<Spec, T, Queries>::half_element(int i) const {
+  const int half = warp() / layout::row_blocks;
+  if constexpr (Tile::groups > 1) {
+    constexpr int groups = Tile::groups / 2;  // they take turns, first over the one half of the slots
+    constexpr int channels = Tile::group_chunks * 8;
+    constexpr int products = groups * channels / 16;
+    return Begin + i / products * Tile::chunks * 8 + (half * groups + i % groups) * channels +
+           i % products / groups * 16;
+  } else {
+    return Begin + half * (Tile::pitch / 2) + i * 16;
+  }
+}
+
+template <class Spec, class T, int Queries>
+template <class Tile, int Begin>
+__device__ void attend_block<Spec, T, Queries>::hold(held_queries& held) const {
+  if constexpr (halves) {
+    const uint16* q = queries(0) + (lane() % 8 + lane() / 16 * 8) * layout::query_stride + lane() / 8 % 2 * 8;
+#pragma unroll
+    for (int i = 0; i < Tile::pitch / 32; ++i) {
+      uint32 two[4];
+      load_matrices(two, q + half_element<Tile, Begin>(i));
+      held[Begin / 32 + i][0][0] = two[0], held[Begin / 32 + i][0][1] = two[1];
+      held[Begin / 32 + i][1][0] = two[2], held[Begin / 32 + i][1][1] = two[3];
+    }
+  }
+}
+
+template <class Spec, class T, int Queries>
+template <class Tile, int Begin>
+__device__ void attend_block<Spec, T, Queries>::score_half(float (&s)[2][4], const held_queries& held,
+                                                           const float2* scales, const float* group_sums) const {
+  if constexpr (halves) {
+    constexpr int groups = Tile::groups > 1 ? Tile::groups / 2 : 1;
+    constexpr int products = Tile::pitch / 32;
+    constexpr int batch = 4;  // loads come first
+    const int half = warp() / layout::row_blocks;
+    const uint16* k =
+        tile(0) + (warp() % layout::row_blocks * 16 + lane() % 16) * layout::tile_stride + lane() / 16 * 8;
+    float d[groups][2][4] = {};
+#pragma unroll
+    for (int first_of = 0; first_of < products; first_of += batch) {
+      uint32 a[batch][4];
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        if (first_of + i < products) load_matrices(a[i], k + half_element<Tile, Begin>(first_of + i));
+      }
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        if (first_of + i >= products) continue;
+        const auto& b = held[Begin / 32 + first_of + i];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) multiply_add(d[(first_of + i) % groups][j], a[i], b[j][0], b[j][1]);
+      }
+    }
+#pragma unroll
+    for (int g = 0; g < groups; ++g) {
+      float2 k[2] = {make_float2(1, 0), make_float2(1, 0)};
+      const int group = Tile::groups > 1 ? half * groups + g : 0;
+      if constexpr (Tile::groups > 0) {
+        k[0] = scales[group * layout::rows + score_row()];
+        k[1] = scales[group * layout::rows + score_row() + 8];
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[j][i] += k[i / 2].x * d[g][j][i];
+        if constexpr (Tile::groups > 0 && (Tile::has_offset || Tile::above != 0)) {
+          if (Tile::groups == 1 && half == 1) continue;  // once for both halves
+          const float2 sum = *reinterpret_cast<const float2*>(group_sums + group * Queries + j * 8 + lane() % 4 * 2);
+          const float offset[2] = {k[0].y - Tile::above * k[0].x, k[1].y - Tile::above * k[1].x};
+#pragma unroll
+          for (int i = 0; i < 4; ++i) s[j][i] += offset[i / 2] * (i % 2 == 0 ? sum.x : sum.y);
         }
       }
     }
@@ -230,9 +259,26 @@ __device__ void attend_block<Spec, T, Queries>::score(scores& s, const held_quer
       return;
     }
   }
-  score_part<first_tile, 0>(s, held, first_scales(), query_sums());
-  if constexpr (Spec::is_latent) {
-    score_part<second_tile, shape::first_pitch>(s, held, second_scales(), query_sums() + first_tile::groups * Queries);
+  const float* second_sums = query_sums() + first_tile::groups * Queries;
+  if constexpr (halves) {
+    float own[2][4] = {};
+    score_half<first_tile, 0>(own, held, first_scales(), query_sums());
+    score_half<second_tile, shape::first_pitch>(own, held, second_scales(), second_sums);
+    // The other block's half goes to the other warp, through the memory of the weights.
+    float4* exchange = reinterpret_cast<float4*>(shared + layout::weight_at);  // [warps][32]
+    const int block = query_block(0);
+    const float4 given = block == 0 ? make_float4(own[1][0], own[1][1], own[1][2], own[1][3])
+                                    : make_float4(own[0][0], own[0][1], own[0][2], own[0][3]);
+    exchange[warp() * 32 + lane()] = given;
+    __syncthreads();
+    const float4 taken = exchange[(warp() + (block == 0 ? layout::row_blocks : -layout::row_blocks)) * 32 + lane()];
+    s[0][0] = (block == 0 ? own[0][0] : own[1][0]) + taken.x;
+    s[0][1] = (block == 0 ? own[0][1] : own[1][1]) + taken.y;
+    s[0][2] = (block == 0 ? own[0][2] : own[1][2]) + taken.z;
+    s[0][3] = (block == 0 ? own[0][3] : own[1][3]) + taken.w;
+  } else {
+    score_part<first_tile, 0>(s, first_scales(), query_sums());
+    if constexpr (Spec::is_latent) score_part<second_tile, shape::first_pitch>(s, second_scales(), second_sums);
   }
 }
 

@@ -2,14 +2,12 @@
 #pragma once
 
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "caches.hpp"
+#include "composition_setup.hpp"
 #include "compositions.hpp"
-#include "fitted.hpp"
 
 namespace engine {
 
@@ -29,7 +27,7 @@ class composed_cache : public attention_cache {
   composed_cache(std::string name, const attention_shape& shape, const cache_options& options)
       : name_(std::move(name)),
         cos_sin_(interleave(options.rotary)),
-        cache_(memory(options), extents_of(shape, options), constants(name_, shape, options).get(),
+        cache_(memory(options), extents_of<Spec>(shape, options), constants_of<Spec>(name_, shape, options).get(),
                options.pool == nullptr ? kvc::host::lent_threads() : lend(*options.pool)) {
     sequence_ = cache_.add_sequence();
     if (options.rotary != nullptr) {
@@ -61,37 +59,6 @@ class composed_cache : public attention_cache {
 
   static kvc::host::cache_options memory(const cache_options& o) {
     return {.capacity = std::max(1, o.context), .max_sequences = 1, .max_step_rows = step_rows, .threads = o.threads};
-  }
-  static kvc::extents<Spec> extents_of(const attention_shape& shape, const cache_options& options) {
-    kvc::extents<Spec> e{shape.layers, shape.query_heads, shape.kv_heads};
-    if constexpr (requires { Spec::layers_policy::needs_table; }) {
-      if (options.data == nullptr) throw std::runtime_error("this cache needs a layer map, found on sample text");
-      e.leaders = leaders_of(*options.data).data();
-    }
-    return e;
-  }
-
-  /// Means, bases and channels from the model's own rows; nothing where the composition has none.
-  static std::unique_ptr<kvc::calibration<Spec>> constants(const std::string& name, const attention_shape& shape,
-                                                           const cache_options& options) {
-    auto of_spec = std::make_unique<kvc::calibration<Spec>>(extents_of(shape, options));
-    if constexpr (Spec::calibration_floats > 0) {
-      if (options.data == nullptr) throw std::runtime_error("this cache is calibrated: it needs sample text");
-      of_spec->load(fitted_constants(name, shape, *options.data));
-    }
-    return of_spec;
-  }
-
-  static std::vector<float> interleave(const rotary_table* table) {
-    std::vector<float> out;
-    if (table == nullptr) return out;
-    const std::size_t count = static_cast<std::size_t>(table->positions()) * static_cast<std::size_t>(table->pairs());
-    out.reserve(2 * count);
-    for (std::size_t i = 0; i < count; ++i) {
-      out.push_back(table->cos()[i]);
-      out.push_back(table->sin()[i]);
-    }
-    return out;
   }
 
   std::string name_;

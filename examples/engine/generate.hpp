@@ -7,7 +7,7 @@
 #include <stdexcept>
 
 #include "attention_cache.hpp"
-#include "model.hpp"
+#include "decoder.hpp"
 
 namespace engine {
 
@@ -15,7 +15,7 @@ namespace engine {
 /// `visit(first, logits)` sees the logits [rows][vocabulary] of the tokens from the `first` on. (All logits of 2048
 /// tokens and 49152 words are 400 MB: smaller steps keep less of them at a time, and give the same ones.)
 template <class Visit>
-void feed(model& transformer, attention_cache& cache, std::span<const token> tokens, int step_rows, Visit&& visit) {
+void feed(decoder& transformer, attention_cache& cache, std::span<const token> tokens, int step_rows, Visit&& visit) {
   const auto most = static_cast<std::size_t>(std::max(1, std::min(step_rows, cache.max_step_rows())));
   for (std::size_t first = 0; first < tokens.size(); first += most) {
     const auto step = tokens.subspan(first, std::min(most, tokens.size() - first));
@@ -24,7 +24,7 @@ void feed(model& transformer, attention_cache& cache, std::span<const token> tok
 }
 
 /// The same where only the last token's logits [vocabulary] matter: a prompt.
-inline std::span<const float> prefill(model& transformer, attention_cache& cache, std::span<const token> tokens) {
+inline std::span<const float> prefill(decoder& transformer, attention_cache& cache, std::span<const token> tokens) {
   if (tokens.empty()) throw std::runtime_error("the prompt is empty");
   const auto most = static_cast<std::size_t>(std::max(1, cache.max_step_rows()));
   while (tokens.size() > most) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention_cache.hpp"
+#include "decoder.hpp"
 #include "gguf.hpp"
 #include "matrix.hpp"
 #include "merge.hpp"
@@ -21,38 +22,26 @@ struct model_options {
   int context = 0;  ///< positions to prepare for; 0: as many as the model was made for, at most 131072
 };
 
-enum class logits_wanted { none, last_row, all_rows };
-
-/// Where the time of the steps so far went.
-struct phase_seconds {
-  double products = 0;  ///< matrix products with weights
-  double append = 0;    ///< the cache's append
-  double attend = 0;    ///< the cache's attend
-  double rest = 0;      ///< norms, rotary, SwiGLU, the cache's reserve and commit
-  double total() const { return products + append + attend + rest; }
-};
-
-/// A Llama-architecture decoder in fp32. It keeps no history of its own: what a token may see of the others goes
-/// through an attention_cache. One model serves any number of caches, one step at a time.
-class model {
+/// A Llama-architecture decoder in fp32, on the host. One model serves any number of caches, one step at a time.
+class model : public decoder {
  public:
   /// Checks every tensor's name and shape, and dequantizes all of them: four bytes per weight from here on. The file is
   /// not needed afterwards.
   model(const gguf_file& file, const model_options& options);
 
-  /// Computes one step: the tokens at positions cache.length() and on, at most cache.max_step_rows() of them; longer
-  /// prompts take several steps. Returns [all tokens | the last one | none][vocabulary] logits, valid until the next
-  /// step.
-  std::span<const float> forward(std::span<const token> tokens, attention_cache& cache, logits_wanted wanted);
+  std::span<const float> forward(std::span<const token> tokens, attention_cache& cache, logits_wanted wanted) override;
 
-  const model_config& config() const { return config_; }
-  int context() const { return rotary_.positions(); }
+  const model_config& config() const override { return config_; }
+  int context() const override { return rotary_.positions(); }
   const rotary_table& rotary() const { return rotary_; }
+
+  /// Throws what forward would, without computing.
+  void check_step(std::span<const token> tokens, const attention_cache& cache) const;
 
   /// The threads that compute, for others who work between the steps and in them.
   thread_pool& pool() { return pool_; }
 
-  const phase_seconds& seconds() const { return seconds_; }
+  const phase_seconds& seconds() const override { return seconds_; }
   void reset_seconds() { seconds_ = {}; }
 
  private:
@@ -79,7 +68,6 @@ class model {
     void resize(std::size_t rows, const model_config& config);
   };
 
-  void check_step(std::span<const token> tokens, const attention_cache& cache) const;
   void embed(std::span<const token> tokens);
   void attention_block(const layer& weights, int index, std::size_t rows, attention_cache& cache);
   void feed_forward_block(const layer& weights, std::size_t rows);

@@ -72,10 +72,12 @@ figures figures_of(const cache_result& cache, const cache_result& reference, con
 }
 
 std::string table(const results& results, const setting& setting) {
-  std::string out = format("%s reads tokens %zu to %zu of %s; %.0f bytes per token in 16 bit; %s, %d threads\n\n",
-                           setting.model_name.c_str(), setting.skip_tokens,
-                           setting.skip_tokens + setting.windows * setting.window - 1, setting.text_name.c_str(),
-                           bytes_in_16_bit(setting.model), setting.cpu.c_str(), setting.threads);
+  const std::string machine =
+      setting.gpu.empty() ? format("%s, %d threads", setting.cpu.c_str(), setting.threads) : setting.gpu;
+  std::string out =
+      format("%s reads tokens %zu to %zu of %s; %.0f bytes per token in 16 bit; %s\n\n", setting.model_name.c_str(),
+             setting.skip_tokens, setting.skip_tokens + setting.windows * setting.window - 1, setting.text_name.c_str(),
+             bytes_in_16_bit(setting.model), machine.c_str());
   std::size_t width = 5;
   for (const cache_result& cache : results.caches) width = std::max(width, cache.entry.name.size());
   const int w = static_cast<int>(width);

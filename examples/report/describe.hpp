@@ -13,6 +13,7 @@ namespace report {
 struct setting {
   std::string date;  ///< UTC, ISO 8601
   std::string cpu;
+  std::string gpu;  ///< empty where the host did the reading
   int threads = 1;
 
   std::string model_name;

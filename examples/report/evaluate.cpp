@@ -17,7 +17,7 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-window_reading read_window(engine::model& model, engine::attention_cache& cache, std::span<const token> window,
+window_reading read_window(engine::decoder& model, engine::attention_cache& cache, std::span<const token> window,
                            const std::function<void(std::size_t, std::span<const float>)>& visit) {
   const std::size_t most = static_cast<std::size_t>(std::min(step_rows, cache.max_step_rows()));
   window_reading out;

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "attention_cache.hpp"
-#include "model.hpp"
+#include "decoder.hpp"
 #include "scores.hpp"
 
 namespace report {
@@ -34,7 +34,7 @@ struct window_reading {
 
 /// Lets the model read a window through an empty cache, so that every token is attended through it. `visit(first,
 /// logits)` sees all logits, step by step.
-window_reading read_window(engine::model& model, engine::attention_cache& cache, std::span<const token> window,
+window_reading read_window(engine::decoder& model, engine::attention_cache& cache, std::span<const token> window,
                            const std::function<void(std::size_t, std::span<const float>)>& visit);
 
 /// What one cache made of all windows.

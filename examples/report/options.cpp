@@ -29,6 +29,7 @@ const char* const usage =
     "  --no-passkey        leave out the search for a number in 1,000 tokens\n"
     "  --out DIR           where report.json and report.html go (default: this directory)\n"
     "  --threads N         how many threads compute (default: one per CPU core)\n"
+    "  --device NAME       where the model and the caches are: host (default), or cuda: the first GPU\n"
     "  --list              the caches by name\n";
 
 namespace {
@@ -82,8 +83,11 @@ options parse_options(std::span<const std::string> arguments) {
   options out;
   out.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   std::map<std::string, bool*> switches = {{"--list", &out.list}, {"--help", &out.help}};
-  std::map<std::string, std::string*> texts = {
-      {"--model", &out.model}, {"--text", &out.text}, {"--sample-text", &out.sample_text}, {"--out", &out.out}};
+  std::map<std::string, std::string*> texts = {{"--model", &out.model},
+                                               {"--text", &out.text},
+                                               {"--sample-text", &out.sample_text},
+                                               {"--out", &out.out},
+                                               {"--device", &out.device}};
   std::map<std::string, std::size_t*> counts = {
       {"--skip-tokens", &out.skip_tokens}, {"--window", &out.window}, {"--windows", &out.windows}};
 
@@ -103,6 +107,9 @@ options parse_options(std::span<const std::string> arguments) {
     if (i + 1 == arguments.size() || arguments[i + 1].empty()) throw wrong_use(option + " needs a value");
     const std::string& value = arguments[++i];
     if (texts.contains(option)) *texts[option] = value;
+    if (option == "--device" && value != "host" && value != "cuda") {
+      throw wrong_use("--device takes host or cuda, not '" + value + "'");
+    }
     if (option == "--caches") out.caches = split_names(value);
     if (option == "--threads") out.threads = static_cast<int>(parse_count(option, value, 1, 1024));
     // A window of one token predicts nothing.

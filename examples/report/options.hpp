@@ -18,6 +18,7 @@ struct options {
   std::string model, text;
   std::string sample_text;          ///< empty: what sample_text.hpp finds
   std::string out = ".";            ///< directory for report.json and report.html
+  std::string device = "host";      ///< or "cuda": what reads
   std::vector<std::string> caches;  ///< in the order of the table
   bool all_caches = false;          ///< none was named
   std::size_t skip_tokens = 4000;

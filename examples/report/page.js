@@ -74,7 +74,7 @@ function describeSetting() {
   document.getElementById("setting").textContent =
     `${model.name} reads ${count(tokens)} tokens of ${text.name}, ` +
     (text.windows > 1 ? `in ${text.windows} windows of ${count(text.window)}, ` : "in one window, ") +
-    `once through each of ${caches.length} caches. ${machine.cpu}, ${machine.threads} threads, ${report.date.slice(0, 10).replaceAll("-", "\u2011")}.`;
+    `once through each of ${caches.length} caches. ${machine.gpu ?? `${machine.cpu}, ${machine.threads} threads`}, ${report.date.slice(0, 10).replaceAll("-", "\u2011")}.`;
   const passkeys = report.passkeys;
   if (passkeys && passkeys.reference_finds < 1) {
     document.getElementById("passkey-note").textContent =

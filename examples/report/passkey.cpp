@@ -48,7 +48,7 @@ int passkey_context(const std::vector<passkey_task>& tasks) {
   return static_cast<int>(longest) + answer_tokens;
 }
 
-bool retrieves(engine::model& model, engine::attention_cache& cache, const engine::tokenizer& words,
+bool retrieves(engine::decoder& model, engine::attention_cache& cache, const engine::tokenizer& words,
                const passkey_task& task) {
   engine::token next = engine::greedy(engine::prefill(model, cache, task.prompt));
   std::string answer;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "attention_cache.hpp"
-#include "model.hpp"
+#include "decoder.hpp"
 #include "tokenizer.hpp"
 
 namespace report {
@@ -26,7 +26,7 @@ std::vector<passkey_task> passkey_tasks(const engine::tokenizer& words);
 int passkey_context(const std::vector<passkey_task>& tasks);
 
 /// Whether the model, reading through an empty cache, answers greedily with exactly the digits.
-bool retrieves(engine::model& model, engine::attention_cache& cache, const engine::tokenizer& words,
+bool retrieves(engine::decoder& model, engine::attention_cache& cache, const engine::tokenizer& words,
                const passkey_task& task);
 
 }  // namespace report

@@ -39,11 +39,11 @@ void check_lengths(const options& options, const engine::model& model, std::size
 }
 
 /// The caches of the plan. Not every one is built for every head dimension.
-std::vector<engine::cache_entry> choose_caches(const options& options, int head_dim) {
+std::vector<engine::cache_entry> choose_caches(const options& options, int head_dim, engine::device_model* device) {
   std::vector<engine::cache_entry> out;
   for (const std::string& name : options.caches) {
     try {
-      engine::make_cache(name, {.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = head_dim}, {.context = 1});
+      make_cache(device, name, {.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = head_dim}, {.context = 1});
     } catch (const std::invalid_argument& problem) {
       if (options.all_caches && name != reference_name) continue;
       throw wrong_use(problem.what());
@@ -55,7 +55,13 @@ std::vector<engine::cache_entry> choose_caches(const options& options, int head_
   return out;
 }
 
-void make_report(const options& options, std::FILE* out, std::FILE* err) {
+void make_report(const options& options, std::FILE* out, std::FILE* err, const device_functions& device) {
+  setting setting;
+  describe_machine(setting, options.threads);
+  if (options.device == "cuda") {
+    if (device.name == nullptr) throw std::runtime_error("this program runs on the host alone");
+    setting.gpu = device.name();  // throws where there is none
+  }
   const output_directory directory(options.out);  // a full disk should show before the work, not after it
   const std::string text = read_file(options.text);
   const auto file = engine::gguf_file::read(options.model);
@@ -65,11 +71,12 @@ void make_report(const options& options, std::FILE* out, std::FILE* err) {
     throw std::runtime_error("the tokenizer has " + std::to_string(words.vocabulary()) + " tokens and the model " +
                              std::to_string(model.config().vocabulary));
   }
+  const auto on_gpu = setting.gpu.empty() ? nullptr : device.make(file, model, {.timed = true});
   const std::vector<token> tokens = words.encode(text);
   check_lengths(options, model, tokens.size());
 
   plan plan;
-  plan.caches = choose_caches(options, model.config().head_dim);
+  plan.caches = choose_caches(options, model.config().head_dim, on_gpu.get());
   plan.text = std::span(tokens).subspan(options.skip_tokens);
   plan.window = options.window;
   plan.windows = options.windows;
@@ -81,8 +88,6 @@ void make_report(const options& options, std::FILE* out, std::FILE* err) {
     sample = choose_sample(options, words, tokens, static_cast<std::size_t>(model.context()));
   plan.sample = sample.tokens;
 
-  setting setting;
-  describe_machine(setting, options.threads);
   setting.model_name = name_of_file(options.model);
   setting.model_bytes = file_bytes(options.model);
   setting.model = model.config();
@@ -96,7 +101,7 @@ void make_report(const options& options, std::FILE* out, std::FILE* err) {
   setting.sample_tokens = sample.tokens.size();
 
   progress progress(err);
-  const results results = run(model, plan, progress);
+  const results results = run(model, on_gpu.get(), plan, progress);
   print(table(results, setting), out);
   const std::string json = to_json(results, setting);
   const std::string json_path = directory.put("report.json", json);
@@ -104,7 +109,7 @@ void make_report(const options& options, std::FILE* out, std::FILE* err) {
   print("\n" + minutes(results.seconds) + " minutes. Written: " + json_path + ", " + html_path + "\n", out);
 }
 
-int guarded(std::span<const std::string> arguments, std::FILE* out, std::FILE* err) {
+int guarded(std::span<const std::string> arguments, std::FILE* out, std::FILE* err, const device_functions& device) {
   const options options = parse_options(arguments);
   if (options.help) print(usage, out);
   if (options.list) {
@@ -113,15 +118,16 @@ int guarded(std::span<const std::string> arguments, std::FILE* out, std::FILE* e
                    cache.is_default ? "" : " (only by name)");
     }
   }
-  if (!options.help && !options.list) make_report(options, out, err);
+  if (!options.help && !options.list) make_report(options, out, err, device);
   return 0;
 }
 
 }  // namespace
 
-int run_program(std::span<const std::string> arguments, std::FILE* out, std::FILE* err) {
+int run_program(std::span<const std::string> arguments, std::FILE* out, std::FILE* err,
+                const device_functions& device) {
   try {
-    return guarded(arguments, out, err);
+    return guarded(arguments, out, err, device);
   } catch (const wrong_use& problem) {
     std::fprintf(err, "kvc_report: %s (--help shows how)\n", problem.what());
     return 2;

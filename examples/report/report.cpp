@@ -6,8 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "device.hpp"
 #include "program.hpp"
 
 int main(int argc, char** argv) {
-  return report::run_program(std::vector<std::string>(argv + 1, argv + argc), stdout, stderr);
+  return report::run_program(std::vector<std::string>(argv + 1, argv + argc), stdout, stderr,
+                             {engine::device_name, engine::make_device_model});
 }

@@ -18,7 +18,8 @@ std::string format(const char* pattern, double value) {
 /// The work of one call of run().
 class runner {
  public:
-  runner(engine::model& model, const plan& plan, progress& progress) : model_(model), plan_(plan), progress_(progress) {
+  runner(engine::model& model, engine::device_model* device, const plan& plan, progress& progress)
+      : model_(model), device_(device), plan_(plan), progress_(progress) {
     out_.reference.entry = find_cache(reference_name);
     for (const engine::cache_entry& entry : plan.caches) {
       out_.caches.push_back({entry, {}, {}});
@@ -65,11 +66,15 @@ class runner {
   }
 
   std::unique_ptr<engine::attention_cache> new_cache(const cache_result& cache, std::size_t context) const {
-    return engine::make_cache(cache.entry.name, model_.config().attention(),
-                              {.context = static_cast<int>(context),
-                               .pool = &model_.pool(),
-                               .rotary = &model_.rotary(),
-                               .data = samples_ ? &samples_->data() : nullptr});
+    return make_cache(device_, cache.entry.name, model_.config().attention(),
+                      {.context = static_cast<int>(context),
+                       .pool = &model_.pool(),
+                       .rotary = &model_.rotary(),
+                       .data = samples_ ? &samples_->data() : nullptr});
+  }
+  engine::decoder& reader() {
+    if (device_ != nullptr) return *device_;
+    return model_;
   }
 
   void read(std::size_t index) {
@@ -82,7 +87,7 @@ class runner {
       const auto made = new_cache(cache, window.size());
       position_scores scores = expected.empty_scores();
       const window_reading reading =
-          read_window(model_, *made, window, [&](std::size_t first, std::span<const float> logits) {
+          read_window(reader(), *made, window, [&](std::size_t first, std::span<const float> logits) {
             if (is_reference(cache)) {
               expected.record(first, logits, model_.pool());
             } else {
@@ -105,7 +110,7 @@ class runner {
     std::size_t found = 0;
     for (const passkey_task& task : out_.passkeys) {
       const auto made = new_cache(cache, static_cast<std::size_t>(passkey_context(out_.passkeys)));
-      cache.passkey->found.push_back(retrieves(model_, *made, *plan_.words, task));
+      cache.passkey->found.push_back(retrieves(reader(), *made, *plan_.words, task));
       found += cache.passkey->found.back() ? 1 : 0;
       progress_.advance(task.prompt.size());
     }
@@ -113,6 +118,7 @@ class runner {
   }
 
   engine::model& model_;
+  engine::device_model* device_;
   const plan& plan_;
   progress& progress_;
   std::unique_ptr<engine::samples> samples_;
@@ -132,8 +138,14 @@ engine::cache_entry find_cache(const std::string& name) {
   throw std::invalid_argument("there is no cache '" + name + "'");
 }
 
-results run(engine::model& model, const plan& plan, progress& progress) {
-  return runner(model, plan, progress).run();
+std::unique_ptr<engine::attention_cache> make_cache(engine::device_model* device, const std::string& name,
+                                                    const engine::attention_shape& shape,
+                                                    const engine::cache_options& options) {
+  return device != nullptr ? device->make_cache(name, options) : engine::make_cache(name, shape, options);
+}
+
+results run(engine::model& model, engine::device_model* device, const plan& plan, progress& progress) {
+  return runner(model, device, plan, progress).run();
 }
 
 }  // namespace report

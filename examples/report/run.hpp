@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "caches.hpp"
+#include "device.hpp"
 #include "evaluate.hpp"
 #include "passkey.hpp"
 #include "progress.hpp"
@@ -48,8 +49,14 @@ struct results {
   double seconds = 0;
 };
 
-/// Reads all windows through all caches, one cache at a time, the reference first.
-results run(engine::model& model, const plan& plan, progress& progress);
+/// Reads all windows through all caches, one cache at a time, the reference first. `device`, where there is one, does
+/// the reading; calibration and scores are the host's.
+results run(engine::model& model, engine::device_model* device, const plan& plan, progress& progress);
+
+/// A cache for what reads: `device`, or else the host.
+std::unique_ptr<engine::attention_cache> make_cache(engine::device_model* device, const std::string& name,
+                                                    const engine::attention_shape& shape,
+                                                    const engine::cache_options& options);
 
 /// The entry of a cache that exists.
 engine::cache_entry find_cache(const std::string& name);

@@ -73,6 +73,7 @@ TEST_CASE("wrong use is refused in one sentence, with status 2") {
   check_refusal(also({"--skip-tokens", "12x"}), 2, "not '12x'");
   check_refusal(also({"--threads", "99999999999999999999"}), 2, "--threads takes a number from 1 to 1024");
   check_refusal(also({"--caches", "bf16,none-such"}), 2, "there is no cache 'none-such' (there are: exact, fp32");
+  check_refusal(also({"--device", "gpu"}), 2, "--device takes host or cuda, not 'gpu'");
   check_refusal(also({"--caches", "bf16,,int8"}), 2, "there is no cache ''");
   check_refusal(also({"--caches", "bf16,int8,bf16"}), 2, "names 'bf16' twice");
 }
@@ -109,6 +110,7 @@ TEST_CASE("files that are missing, broken or too short are a failure, with statu
                 1, "the sample text has");
   CHECK_FALSE(std::filesystem::exists(out + "/report.json"));
   CHECK_FALSE(std::filesystem::exists(out + "/report.html"));
+  check_refusal(with(model, text, {"--device", "cuda"}), 1, "runs on the host alone");
   check_refusal({"--model", model, "--text", text, "--out", text + "/below"}, 1, "cannot write to the directory");
 }
 
@@ -135,6 +137,7 @@ TEST_CASE("a run on a tiny model: every cache, the files and the figures") {
   CHECK(json.at("text").at("windows") == 2);
   CHECK(json.at("text").at("window_positions") == nlohmann::json({100, 300}));
   CHECK(json.at("machine").at("threads") == 2);
+  CHECK(json.at("machine").at("gpu").is_null());
   CHECK(json.at("calibration").at("text") == "sample.txt");
   CHECK(json.at("passkeys").is_null());  // they do not fit into 256 tokens
 

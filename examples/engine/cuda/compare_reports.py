@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Whether two reports of the same model, text and windows agree: the host's and a GPU's.
+
+  compare_reports.py HOST.json DEVICE.json
+  compare_reports.py --self-test
+
+Bytes are equal. Perplexity and KL differ by what arithmetic in another order does: on the host everything is fp32; on
+a GPU the products of attention are bf16 with fp32 sums, which moves the output of a cache of 16 bits or less by about
+as much as its last stored bit. Exit 0: they agree, 1: they do not, 2: wrong use.
+"""
+import copy
+import json
+import sys
+
+# Of the perplexity, relative; of the KL, relative and in nats: bf16 alone is a KL of about 4e-5.
+PERPLEXITY, KL_RELATIVE, KL_NATS, TOP1 = 2e-3, 0.1, 2e-4, 0.01
+
+
+def differences(host, device):
+    for key in ("model", "text", "calibration"):
+        if host[key] != device[key]:
+            yield f"'{key}' differs: these reports are not of the same work"
+    theirs = {cache["name"]: cache for cache in device["caches"]}
+    if [cache["name"] for cache in host["caches"]] != list(theirs):
+        yield "the caches are not the same"
+        return
+    for a in host["caches"]:
+        b = theirs[a["name"]]
+
+        def sentence(key):
+            return f"{a['name']}: {key} is {a[key]} on the host and {b[key]} on the device"
+
+        for key in ("page_bytes", "tail_bytes"):
+            if a[key] != b[key]:
+                yield sentence(key)
+        if abs(a["perplexity"] - b["perplexity"]) > PERPLEXITY * a["perplexity"]:
+            yield sentence("perplexity")
+        if abs(a["kl"] - b["kl"]) > KL_NATS + KL_RELATIVE * abs(a["kl"]):
+            yield sentence("kl")
+        if abs(a["top1"] - b["top1"]) > TOP1:
+            yield sentence("top1")
+        if a.get("passkey_found") != b.get("passkey_found"):
+            yield f"{a['name']}: passkeys {a.get('passkey_found')} on the host and {b.get('passkey_found')} on the device"
+
+
+def table(host, device):
+    theirs = {cache["name"]: cache for cache in device["caches"]}
+    print(f"{'cache':22} {'perplexity':>11} {'device':>11} {'KL':>9} {'device':>9} {'top-1':>7} {'device':>7}"
+          f" {'us/token':>9} {'device':>9}")
+    for a in host["caches"]:
+        b = theirs.get(a["name"], a)
+        print(f"{a['name']:22} {a['perplexity']:11.4f} {b['perplexity']:11.4f} {a['kl']:9.5f} {b['kl']:9.5f}"
+              f" {a['top1']:7.4f} {b['top1']:7.4f} {a['speed']['decode_attend_microseconds']:9.1f}"
+              f" {b['speed']['decode_attend_microseconds']:9.1f}")
+
+
+def self_test():
+    cache = {"name": "int4", "page_bytes": 10, "tail_bytes": 0, "perplexity": 10.0, "kl": 0.01, "top1": 0.9,
+             "passkey_found": [True]}
+    report = {"model": {}, "text": {}, "calibration": None, "caches": [cache]}
+    wrong = list(differences(report, copy.deepcopy(report)))
+    for key, value in {"page_bytes": 11, "tail_bytes": 1, "perplexity": 10.03, "kl": 0.012, "top1": 0.88,
+                       "passkey_found": [False], "name": "int8"}.items():
+        other = copy.deepcopy(report)
+        other["caches"][0][key] = value
+        if not list(differences(report, other)):
+            wrong.append(f"a change of {key} was not noticed")
+    print("\n".join(wrong) or "ok")
+    return 1 if wrong else 0
+
+
+def main(arguments):
+    if arguments == ["--self-test"]:
+        return self_test()
+    if len(arguments) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    host, device = (json.load(open(path, encoding="utf-8")) for path in arguments)
+    table(host, device)
+    found = list(differences(host, device))
+    print("\n".join(["", *found, f"{len(found)} differences"]))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// device.hpp in builds without CUDA.
+
+#include <stdexcept>
+
+#include "device.hpp"
+
+namespace engine {
+namespace {
+
+[[noreturn]] void refuse() {
+  throw std::runtime_error("this build runs on the host alone: it was configured without a CUDA compiler or cuBLAS");
+}
+
+}  // namespace
+
+std::string device_name() {
+  refuse();
+}
+
+std::unique_ptr<device_model> make_device_model(const gguf_file&, const model&, const device_options&) {
+  refuse();
+}
+
+}  // namespace engine

@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "caches.hpp"
+#include "device.hpp"
 #include "generate.hpp"
 #include "gguf.hpp"
 #include "model.hpp"
@@ -28,6 +29,7 @@ using namespace engine;
 
 constexpr const char* usage =
     "usage: kvc_engine --model FILE --prompt TEXT [--tokens N] [--threads N] [--cache NAME] [--sample-text FILE]\n"
+    "                  [--device host|cuda]\n"
     "       kvc_engine --list | --help\n"
     "\n"
     "  --model FILE         a Llama-architecture model in GGUF (fetch_model.sh gets one)\n"
@@ -36,6 +38,7 @@ constexpr const char* usage =
     "  --threads N          how many threads compute (default: one per CPU core)\n"
     "  --cache NAME         the key/value cache (default bf16)\n"
     "  --sample-text FILE   some thousand words that a calibrated cache is fitted to\n"
+    "  --device NAME        where the model and its cache are: host (default), or cuda: the first GPU\n"
     "  --list               the caches by name; * marks the calibrated ones\n";
 
 /// The command line was wrong: exit status 2.
@@ -44,7 +47,7 @@ struct wrong_use : std::runtime_error {
 };
 
 struct arguments {
-  std::string model, prompt, sample_text, cache = "bf16";
+  std::string model, prompt, sample_text, cache = "bf16", device = "host";
   int tokens = 64;
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   bool list = false, help = false;
@@ -69,7 +72,7 @@ arguments parse(int argc, char** argv) {
       continue;
     }
     const bool known = option == "--model" || option == "--prompt" || option == "--cache" || option == "--tokens" ||
-                       option == "--threads" || option == "--sample-text";
+                       option == "--threads" || option == "--sample-text" || option == "--device";
     if (!known) throw wrong_use("unknown option '" + std::string(option) + "'");
     if (i + 1 == argc) throw wrong_use(std::string(option) + " needs a value");
     const std::string_view value = argv[++i];
@@ -77,10 +80,14 @@ arguments parse(int argc, char** argv) {
     if (option == "--prompt") out.prompt = value;
     if (option == "--cache") out.cache = value;
     if (option == "--sample-text") out.sample_text = value;
+    if (option == "--device") out.device = value;
     if (option == "--tokens") out.tokens = parse_count(option, value, 1 << 20);
     if (option == "--threads") out.threads = parse_count(option, value, 1024);
   }
   if (out.list || out.help) return out;
+  if (out.device != "host" && out.device != "cuda") {
+    throw wrong_use("--device takes host or cuda, not '" + out.device + "'");
+  }
   if (out.model.empty()) throw wrong_use("--model is missing");
   if (out.prompt.empty()) throw wrong_use("--prompt is missing");
   const auto caches = list_caches();
@@ -125,6 +132,7 @@ std::unique_ptr<samples> calibrate(const arguments& arguments, const tokenizer& 
 }
 
 void generate(const arguments& arguments) {
+  if (arguments.device == "cuda") device_name();  // throws where there is none
   const auto file = gguf_file::read(arguments.model);
   const tokenizer words(file);
   model transformer(file, {.threads = arguments.threads});
@@ -134,16 +142,20 @@ void generate(const arguments& arguments) {
   }
   std::unique_ptr<samples> sampled;
   if (!arguments.sample_text.empty()) sampled = calibrate(arguments, words, transformer);
-  const auto cache = make_cache(arguments.cache, transformer.config().attention(),
-                                {.context = transformer.context(),
-                                 .pool = &transformer.pool(),
-                                 .rotary = &transformer.rotary(),
-                                 .data = sampled ? &sampled->data() : nullptr});
+  const cache_options options{.context = transformer.context(),
+                              .pool = &transformer.pool(),
+                              .rotary = &transformer.rotary(),
+                              .data = sampled ? &sampled->data() : nullptr};
+  std::unique_ptr<device_model> on_gpu;
+  if (arguments.device == "cuda") on_gpu = make_device_model(file, transformer, {.timed = true});
+  decoder& reader = on_gpu ? static_cast<decoder&>(*on_gpu) : transformer;
+  const auto cache = on_gpu ? on_gpu->make_cache(arguments.cache, options)
+                            : make_cache(arguments.cache, transformer.config().attention(), options);
 
   const std::vector<token> prompt = words.prompt(arguments.prompt);
   print(arguments.prompt);
   auto start = std::chrono::steady_clock::now();
-  token next = greedy(prefill(transformer, *cache, prompt));
+  token next = greedy(prefill(reader, *cache, prompt));
   const double prompt_seconds = seconds_since(start);
 
   start = std::chrono::steady_clock::now();
@@ -152,7 +164,7 @@ void generate(const arguments& arguments) {
     print(words.bytes_of(next));
     const bool more = written + 1 < arguments.tokens && cache->length() < transformer.context();
     if (!more) break;
-    next = greedy(transformer.forward({&next, 1}, *cache, logits_wanted::last_row));
+    next = greedy(reader.forward({&next, 1}, *cache, logits_wanted::last_row));
     ++steps;
   }
   const double step_seconds = seconds_since(start);
@@ -162,7 +174,7 @@ void generate(const arguments& arguments) {
               static_cast<double>(bytes.pages + bytes.tail) * 1e-6, static_cast<double>(bytes.workspace) * 1e-6);
   std::printf("prompt: %zu tokens, %.1f per second; writing: %d steps, %.1f per second\n", prompt.size(),
               static_cast<double>(prompt.size()) / prompt_seconds, steps, steps > 0 ? steps / step_seconds : 0.0);
-  const phase_seconds& phases = transformer.seconds();
+  const phase_seconds& phases = reader.seconds();
   std::printf("seconds: products %.3f, append %.3f, attend %.3f, rest %.3f\n", phases.products, phases.append,
               phases.attend, phases.rest);
 }

@@ -59,7 +59,7 @@ void make_report(const options& options, std::FILE* out, std::FILE* err, const d
   setting setting;
   describe_machine(setting, options.threads);
   if (options.device == "cuda") {
-    if (device.name == nullptr) throw std::runtime_error("this program runs on the host alone");
+    if (device.name == nullptr) throw std::runtime_error("cannot run on a GPU: this program is for the host alone");
     setting.gpu = device.name();  // throws where there is none
   }
   const output_directory directory(options.out);  // a full disk should show before the work, not after it

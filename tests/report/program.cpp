@@ -110,7 +110,7 @@ TEST_CASE("files that are missing, broken or too short are a failure, with statu
                 1, "the sample text has");
   CHECK_FALSE(std::filesystem::exists(out + "/report.json"));
   CHECK_FALSE(std::filesystem::exists(out + "/report.html"));
-  check_refusal(with(model, text, {"--device", "cuda"}), 1, "runs on the host alone");
+  check_refusal(with(model, text, {"--device", "cuda"}), 1, "cannot run on a GPU");
   check_refusal({"--model", model, "--text", text, "--out", text + "/below"}, 1, "cannot write to the directory");
 }
 

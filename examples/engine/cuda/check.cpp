@@ -125,10 +125,13 @@ void print_speed(const context& c) {
   }
 }
 
+/// The first lines of a file.
 std::string read(const char* path) {
+  constexpr std::size_t enough = 100000;
   std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (!file || text.empty()) throw std::runtime_error(std::string("the file '") + path + "' cannot be read");
+  if (text.size() > enough) text.resize(text.rfind('\n', enough) + 1);
   return text;
 }
 
@@ -138,7 +141,7 @@ bool check(const char* model_path, const char* text_path, int count) {
   const int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   model host(file, {.threads = threads});
   const auto gpu = make_device_model(file, host, {});
-  const context c{host, *gpu, tokenizer(file).encode(read(text_path).substr(0, 100000))};
+  const context c{host, *gpu, tokenizer(file).encode(read(text_path))};
   if (c.text.size() < prompt_tokens) throw std::runtime_error("the text is too short");
   const bool same = same_tokens(c, count);
   print_speed(c);

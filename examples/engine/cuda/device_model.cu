@@ -139,7 +139,8 @@ class cuda_model : public device_model {
       : host_(host), marks_(options.timed, host.config().layers) {
     const model_config& c = host.config();
     if (c.head_dim != 64) {
-      throw std::runtime_error("on a GPU the engine serves heads of 64 channels, not " + std::to_string(c.head_dim));
+      throw std::runtime_error("cannot run on a GPU: there the engine serves heads of 64 channels, not " +
+                               std::to_string(c.head_dim));
     }
     load(file);
     cos_sin_ = {interleave(&host.rotary()), gpu_.stream};
@@ -405,8 +406,8 @@ std::string device_name() {
   const cudaError_t found = cudaGetDeviceCount(&count);
   if (found != cudaSuccess || count == 0) {
     static_cast<void>(cudaGetLastError());
-    throw std::runtime_error(std::string("there is no CUDA GPU to run on (") +
-                             (found == cudaSuccess ? "none was found" : cudaGetErrorString(found)) + ")");
+    throw std::runtime_error(std::string("cannot run on a GPU: ") +
+                             (found == cudaSuccess ? "there is none" : cudaGetErrorString(found)));
   }
   int current = 0;
   cudaDeviceProp properties{};

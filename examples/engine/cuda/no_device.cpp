@@ -10,7 +10,7 @@ namespace engine {
 namespace {
 
 [[noreturn]] void refuse() {
-  throw std::runtime_error("this build runs on the host alone: it was configured without a CUDA compiler or cuBLAS");
+  throw std::runtime_error("cannot run on a GPU: this build has no CUDA or no cuBLAS");
 }
 
 }  // namespace

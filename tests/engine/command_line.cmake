@@ -23,6 +23,6 @@ check(2 "there is no cache 'none-such' (there are: exact" --model "${CMAKE_CURRE
 check(2 "the cache 'low-rank' is calibrated: --sample-text is missing" --model a --prompt b --cache low-rank)
 check(2 "the cache 'bf16' is not calibrated" --model a --prompt b --sample-text c)
 check(2 "--device takes host or cuda, not 'gpu'" --model a --prompt b --device gpu)
-check(1 "kvc_engine: cannot run on a GPU: " --model a --prompt b --device cuda)
+check(1 "kvc_engine: cannot run on a GPU" --model a --prompt b --device cuda)
 check(1 "there is no file 'no-such-file.gguf'" --model no-such-file.gguf --prompt a)
 check(1 "this is no GGUF file" --model "${CMAKE_CURRENT_LIST_FILE}" --prompt a)

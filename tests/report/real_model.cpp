@@ -14,6 +14,7 @@
 
 #include "caches.hpp"
 #include "evaluate.hpp"
+#include "model.hpp"
 #include "passkey.hpp"
 
 using namespace report;

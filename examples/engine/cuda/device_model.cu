@@ -406,8 +406,8 @@ std::string device_name() {
   const cudaError_t found = cudaGetDeviceCount(&count);
   if (found != cudaSuccess || count == 0) {
     static_cast<void>(cudaGetLastError());
-    throw std::runtime_error(std::string("cannot run on a GPU: ") +
-                             (found == cudaSuccess ? "there is none" : cudaGetErrorString(found)));
+    throw std::runtime_error(std::string("cannot run on a GPU: none was found") +
+                             (found == cudaSuccess ? "" : std::string(" (") + cudaGetErrorString(found) + ")"));
   }
   int current = 0;
   cudaDeviceProp properties{};

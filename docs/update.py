@@ -16,7 +16,8 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- result: PATH -->             a committed output of a program that needs a GPU, as text
   <!-- quote: PATH -->              text that must stand in a file so; checked, not generated
 
-Programs run only with --build. Without it their blocks stay as they are.
+Programs run only with --build. Without it their blocks stay as they are, and so do those of CUDA programs (their names
+begin with kvc_docs_cuda) in a build without CUDA.
 """
 import json
 import os
@@ -56,6 +57,10 @@ def find_program(build, name):
         if name in files and "CMakeFiles" not in folder:
             return pathlib.Path(folder) / name
     raise Stale(f"the build has no program {name}")
+
+
+def is_left_out(build, name):
+    return name.startswith("kvc_docs_cuda") and not any(name in files for _, _, files in os.walk(build))
 
 
 def run(build, name, *arguments):
@@ -184,7 +189,7 @@ def generate(root, build, kind, arguments, body, up=""):
         return table.replace("([all figures](", f"([all figures]({up}")
     if kind == "result":
         return result(root, words[0])
-    if build is None:
+    if build is None or is_left_out(build, words[0]):
         return body
     text = run(build, *words)
     return text if kind == "table" else f"```text\n{text}\n```"

@@ -48,13 +48,14 @@ template <class Spec, int Queries>
 struct attend_words {
   using layout = attend_layout<Spec, Queries>;
   static consteval text both(bool reason) {
-    return text(Spec::is_latent ? "latent " : "keys ") +
+    return text(Spec::is_latent ? "latent" : "keys") + text(reason ? ": " : " ") +
            tile_words<typename layout::first_tile>(layout::limbs, reason) + text(reason ? "; " : ", ") +
-           text(Spec::is_latent ? "rotary key " : "values ") +
+           text(Spec::is_latent ? "rotary key" : "values") + text(reason ? ": " : " ") +
            tile_words<typename layout::second_tile>(layout::limbs, reason);
   }
   static constexpr text kernel = text("attend_kernel, ") + text(Queries) + text(" queries x ") + text(layout::rows) +
-                                 text(" rows: ") + both(false) + text("; merge_kernel");
+                                 text(" rows: ") + both(false) +
+                                 text(is_direct<Spec>(1) ? "; merge_kernel where rows are split" : "; merge_kernel");
   static constexpr text why = both(true);
 };
 

@@ -20,7 +20,7 @@ struct compiled {
 compiled compile(const std::string& source) {
   nvrtcProgram program = nullptr;
   REQUIRE(nvrtcCreateProgram(&program, source.c_str(), "kernel.cu", 0, nullptr, nullptr) == NVRTC_SUCCESS);
-  const std::string include = std::string("-I") + KVC_TEST_SOURCE_DIR + "/../include";
+  const std::string include = "-I" KVC_TEST_SOURCE_DIR "/../include";
   const char* options[] = {"--std=c++20", "--gpu-architecture=compute_80", "-default-device", include.c_str()};
   compiled result;
   result.succeeded = nvrtcCompileProgram(program, 4, options) == NVRTC_SUCCESS;

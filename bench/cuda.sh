@@ -13,6 +13,7 @@ use: bash bench/cuda.sh [options]
   --filter TEXT   only what has TEXT in its id; the summary then goes to the work folder
   --few           compile few compositions of each program
   --build-only    compile, and run nothing
+  --run-only      run what an earlier call compiled
   --help          this text
 
 PyTorch's cuDNN attention is timed in the same run where python3 has PyTorch.
@@ -21,7 +22,7 @@ TXT
 
 wrong_use() { printf 'cuda.sh: %s\n\n' "$*" >&2; usage >&2; exit 2; }
 
-out='' work=build/bench arch=native filter='' few=() run=yes
+out='' work=build/bench arch=native filter='' few=() run=yes build=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --out) [ -n "${2:-}" ] || wrong_use "--out wants a file"; out=$2; shift ;;
@@ -30,6 +31,7 @@ while [ $# -gt 0 ]; do
     --filter) [ -n "${2:-}" ] || wrong_use "--filter wants a text"; filter=$2; shift ;;
     --few) few=(-DKVC_BENCH_FEW) ;;
     --build-only) run=no ;;
+    --run-only) build=no ;;
     --help|-h) usage; exit 0 ;;
     *) wrong_use "there is no option '$1'" ;;
   esac
@@ -42,6 +44,7 @@ command -v nvcc >/dev/null 2>&1 || { echo "cuda.sh: there is no nvcc on PATH" >&
 mkdir -p "$work"
 rm -f "$work"/*.jsonl
 
+if [ $build = yes ]; then
 echo "== build for $arch"
 built=()
 for program in attend append; do
@@ -49,6 +52,7 @@ for program in attend append; do
   built+=($!)
 done
 for job in "${built[@]}"; do wait "$job"; done
+fi
 [ $run = yes ] || exit 0
 
 device=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)

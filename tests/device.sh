@@ -16,6 +16,7 @@ use: bash tests/device.sh [options]
   --jobs N           compile N at a time (default: all cores)
   --timeout S        seconds that one run of one program may take (default: 600)
   --build-only       compile, and run nothing
+  --run-only         run what an earlier call compiled
   --help             this text
 
 Exit code: 0 if everything was built, passed and was clean, 1 if not, 2 for a wrong option.
@@ -24,7 +25,7 @@ TXT
 
 wrong_use() { printf 'device.sh: %s\n\n' "$*" >&2; usage >&2; exit 2; }
 
-out=build/device tools='' filter='' arch='' doctest='' jobs=$(nproc) limit=600 run=yes
+out=build/device tools='' filter='' arch='' doctest='' jobs=$(nproc) limit=600 run=yes build=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --out) [ -n "${2:-}" ] || wrong_use "--out wants a folder"; out=$2; shift ;;
@@ -36,6 +37,7 @@ while [ $# -gt 0 ]; do
     --jobs) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || wrong_use "--jobs wants a number"; jobs=$2; shift ;;
     --timeout) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || wrong_use "--timeout wants a number"; limit=$2; shift ;;
     --build-only) run=no ;;
+    --run-only) build=no ;;
     --help|-h) usage; exit 0 ;;
     *) wrong_use "there is no option '$1'" ;;
   esac
@@ -53,7 +55,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 logs=$out/logs
 mkdir -p "$logs"
-rm -f "$logs"/*
+[ $build = no ] || rm -f "$logs"/*
 
 # ---- Build: tests/device/*.cu, and the other .cu tests of the suite ------------------------------------------------
 
@@ -73,6 +75,7 @@ for source in tests/device/*.cu tests/cache/*.cu; do
 done
 [ ${#programs[@]} -gt 0 ] || [[ two_libraries =~ $filter ]] || { echo "device.sh: no program matches '$filter'" >&2; exit 1; }
 
+if [ $build = yes ]; then
 echo "== build ${#programs[@]} programs for $arch ($jobs at a time)"
 c++ -std=c++20 -O0 "${includes[@]}" -DKVC_TEST_SOURCE_DIR="\"$PWD/tests\"" -c tests/support/main.cpp -o "$out/main.o"
 compile() {
@@ -92,10 +95,14 @@ export arch out logs
 for source in "${sources[@]}"; do rm -f "$out/$(basename "$source" .cu)"; done
 [ ${#sources[@]} -eq 0 ] || printf '%s\0' "${sources[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'compile "$@"' compile {} "${includes[@]}"
 
+fi
+
 # Two libraries in one process: for other GPUs, and of another version, whose inline namespace is another.
 libraries=no
 if [ -z "$filter" ] || [[ two_libraries =~ $filter ]]; then
   libraries=yes
+fi
+if [ $libraries = yes ] && [ $build = yes ]; then
   rm -rf "$out/other_version"
   cp -r include "$out/other_version"
   grep -rl v0_1 "$out/other_version" | xargs sed -i 's/v0_1/v99_9/g'
@@ -123,6 +130,25 @@ one_run() {  # one_run LOG COMMAND... ; sets answer, seconds
   if timeout "$limit" "$@" >"$log" 2>&1; then answer=passed; else answer="failed ($?)"; fi
   seconds=$(awk -v a="$begin" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }')
 }
+# The tools are slow and the device is not: all runs under them go side by side, the longest first.
+sanitize() {
+  local tool=$1 name=$2 begin answer=passed
+  begin=$(date +%s.%N)
+  timeout "$limit" compute-sanitizer --tool "$tool" --error-exitcode 86 "$out/$name" >"$logs/$name.$tool" 2>&1 ||
+    answer="failed ($?)"
+  awk -v a="$begin" -v b="$(date +%s.%N)" -v r="$answer" 'BEGIN { printf "%.1f %s\n", b - a, r }' >"$logs/$name.$tool.result"
+}
+export -f sanitize
+export limit
+if [ -n "$tools" ] && [ $run = yes ]; then
+  echo "== ${tools} of ${#programs[@]} programs ($jobs at a time)"
+  for tool in ${tools//,/ }; do
+    for name in "${programs[@]}"; do
+      [ ! -x "$out/$name" ] || echo "$([[ $tool$name =~ racecheckattend ]] && echo 0 || [[ $name =~ attend ]] && echo 1 || echo 2) $tool $name"
+    done
+  done | sort -s -k1,1 | cut -d' ' -f2- | xargs -P "$jobs" -L1 bash -c 'sanitize "$@"' sanitize
+fi
+
 for name in "${programs[@]}"; do
   if [ ! -x "$out/$name" ]; then
     failed=1
@@ -136,7 +162,7 @@ for name in "${programs[@]}"; do
   row="{\"test\": \"$name\", \"result\": \"$answer\", \"assertions\": ${assertions:-0}, \"seconds\": $seconds"
   echo "$answer $name ($seconds s, ${assertions:-0} assertions)"
   for tool in ${tools//,/ }; do
-    one_run "$logs/$name.$tool" compute-sanitizer --tool "$tool" --error-exitcode 86 "$out/$name"
+    read -r seconds answer <"$logs/$name.$tool.result"
     # No errors must have been counted, by a run that ended.
     found=$(sed -n 's/.*ERROR SUMMARY: *\([0-9]*\) error.*/\1/p; s/.*RACECHECK SUMMARY: *\([0-9]*\) hazard.*/\1/p' \
       "$logs/$name.$tool" | tail -n 1)

@@ -139,7 +139,7 @@ sanitize() {
   awk -v a="$begin" -v b="$(date +%s.%N)" -v r="$answer" 'BEGIN { printf "%.1f %s\n", b - a, r }' >"$logs/$name.$tool.result"
 }
 export -f sanitize
-export limit
+export limit out logs
 if [ -n "$tools" ] && [ $run = yes ]; then
   echo "== ${tools} of ${#programs[@]} programs ($jobs at a time)"
   for tool in ${tools//,/ }; do

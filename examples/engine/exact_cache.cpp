@@ -3,6 +3,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cstdint>
 #include <stdexcept>
 #include <utility>
 
@@ -84,8 +85,14 @@ void exact_cache::attend_block(const layer_rows& rows, int head, int begin, int 
   const const_rows vectors(rows.v.data() + kv_head * dim, tokens, dim, kv_stride);  // [tokens][head_dim]
   rows_view result(out + q_offset, end - begin, dim, q_stride);                     // [rows][head_dim]
 
-  scores.resize(static_cast<std::size_t>(block_rows) * static_cast<std::size_t>(std::max(tokens, 1)));
-  rows_view weights(scores.data(), end - begin, tokens, Eigen::OuterStride<>(tokens));  // [rows][tokens]
+  // At the ends of a row Eigen takes another exp than in the middle, and where these are depends on the address: rows
+  // begin at cache lines, so that the last bits do not change from run to run or from thread to thread.
+  constexpr std::size_t line = 16;
+  const std::size_t pitch = (static_cast<std::size_t>(tokens) + line - 1) / line * line;
+  scores.resize(block_rows * pitch + line);
+  const auto past_line = reinterpret_cast<std::uintptr_t>(scores.data()) / sizeof(float) % line;
+  rows_view weights(scores.data() + (line - past_line) % line, end - begin, tokens,  // [rows][tokens]
+                    Eigen::OuterStride<>(static_cast<Eigen::Index>(pitch)));
   weights.noalias() = queries * keys.transpose();
   for (int row = 0; row < end - begin; ++row) {
     const int visible = length_ + begin + row + 1;  // the tokens before it, and itself

@@ -75,13 +75,11 @@ void rms_norm(const float* x, std::size_t rows, const std::vector<float>& weight
   });
 }
 
-/// gate = silu(gate) * up, element by element, silu(x) = x / (1 + e^-x).
+/// gate = silu(gate) * up, element by element, silu(x) = x / (1 + e^-x). Not by Eigen: at the ends of a range it takes
+/// another exp than in the middle, so that the last bits would depend on where ranges begin and how buffers lie.
 void swiglu(float* gate, const float* up, std::size_t count, thread_pool& pool) {
   pool.split(count, 64, [&](std::size_t begin, std::size_t end) {
-    const auto size = static_cast<Eigen::Index>(end - begin);
-    Eigen::Map<Eigen::ArrayXf> g(gate + begin, size);
-    const Eigen::Map<const Eigen::ArrayXf> u(up + begin, size);
-    g = g / (1.0f + (-g).exp()) * u;
+    for (std::size_t i = begin; i < end; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
   });
 }
 

@@ -2,15 +2,15 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <span>
+#include <vector>
 
 #include "thread_pool.hpp"
 
 namespace engine {
 
-/// A weight of the model: y = W x. Kept as the product reads it, in panels of neighbouring outputs: [panels][inputs]
-/// [outputs of a panel], so that every step goes through memory once, in order.
+/// A weight of the model: y = W x. Kept in blocks of neighbouring outputs, [blocks][inputs][outputs of a block], so
+/// that a product goes through memory once, in order.
 class matrix {
  public:
   matrix() = default;
@@ -24,17 +24,13 @@ class matrix {
   /// to[inputs] = one row of W: a token's embedding.
   void copy_row(std::size_t output, float* to) const;
 
-  /// y[rows][outputs] = x[rows][inputs] * W^T. Each thread computes a range of the outputs, so that it reads its part
-  /// of W alone. Every element of y is summed in one order, whatever `rows` is.
+  /// y[rows][outputs] = x[rows][inputs] * W^T. Each thread computes whole blocks, so that it reads its part of W alone,
+  /// and so that y is the same to the last bit for any number of threads. The order of its sums depends on `rows`.
   void multiply(const float* x, std::size_t rows, float* y, thread_pool& pool) const;
 
  private:
-  struct aligned_delete {
-    void operator()(float* p) const;
-  };
-
   std::size_t outputs_ = 0, inputs_ = 0;
-  std::unique_ptr<float[], aligned_delete> panels_;  // the last panel is filled up with zeros
+  std::vector<float> blocks_;  // the last block may be lower
 };
 
 }  // namespace engine

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// link: CUDA::nvrtc
+// link: kvc_nvrtc
 #include <doctest/doctest.h>
 #include <nvrtc.h>
 

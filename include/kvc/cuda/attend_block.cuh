@@ -125,7 +125,8 @@ struct attend_block {
       layout::weight_groups > 1 && layout::value_blocks == warps* layout::warp_values&& layout::warp_values % 2 == 0;
   /// Whether all blocks of a warp are of one group: value_blocks / 2 of them are dealt to the groups in order.
   static constexpr bool one_group =
-      layout::weight_groups == 1 || (by_groups && value_tile::group_chunks / 2 % (layout::warp_values / 2) == 0);
+      layout::weight_groups == 1 ||
+      (by_groups && value_tile::group_chunks / 2 % max_of(1, layout::warp_values / 2) == 0);
   /// Sums of rounded weights, for what is above the values: as a product with ones, per group of this warp.
   static constexpr int one_sums = value_tile::above + value_tile::middle == 0 ? 0 : one_group ? 1 : layout::warp_values;
   using weight_sums = float[max_of(1, one_sums)][layout::query_blocks][4];

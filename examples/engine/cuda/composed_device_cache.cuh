@@ -72,7 +72,7 @@ class composed_device_cache : public device_cache {
     const auto queries = kvc::contiguous_rows(q, model_.query_heads, Spec::query_width);
     const auto outputs = kvc::contiguous_rows(out, model_.query_heads, Spec::output_width);
     kvc::cuda::require(kvc::cuda::attend<Spec, float>(view_, step_, bounds_, layer, queries, outputs, nullptr, params_,
-                                                      workspace_.data(), workspace_.size(), stream_),
+                                                      workspace_.data(), workspace_.size(), stream_, limits_),
                        "attend");
   }
   void commit(int rows) override {
@@ -124,6 +124,11 @@ class composed_device_cache : public device_cache {
  private:
   static constexpr int step_rows = 256;
 
+  static kvc::cuda::device_limits current_limits() {
+    kvc::cuda::device_limits limits;
+    kvc::cuda::require(kvc::cuda::current_device(limits), "current_device");
+    return limits;
+  }
   static kvc::cuda::step_bounds bounds_of(kvc::int64 rows, kvc::int64 length) {
     return {.sequences = 1, .total_rows = rows, .max_rows = rows, .max_length = length};
   }
@@ -131,7 +136,7 @@ class composed_device_cache : public device_cache {
   kvc::int64 most_workspace_bytes() const {
     kvc::int64 most = 0;
     for (int rows = 1; rows <= step_rows; ++rows) {
-      most = std::max(most, kvc::cuda::attend_workspace_bytes<Spec>(model_, bounds_of(rows, context_)));
+      most = std::max(most, kvc::cuda::attend_workspace_bytes<Spec>(model_, bounds_of(rows, context_), limits_));
     }
     return most;
   }
@@ -154,6 +159,7 @@ class composed_device_cache : public device_cache {
 
   std::string name_;
   cudaStream_t stream_;
+  kvc::cuda::device_limits limits_ = current_limits();
   kvc::extents<Spec> model_;
   int context_;
   std::unique_ptr<kvc::calibration<Spec>> constants_;

@@ -30,13 +30,9 @@ struct head_constants {
 };
 template <bool First, class Spec>
 KVC_HD head_constants constants_of(const cache_view<Spec>& view, int slot, int head) {
-  head_constants c;
-  if (view.calibration.data != nullptr) {
-    c.transform = First ? view.calibration.first(slot, head) : view.calibration.second(slot, head);
-    c.merge_weights = First ? view.calibration.key_weights(slot, head)
-                            : view.calibration.value_weights(slot, head, view.model.merged());
-  }
-  return c;
+  return {view.calibration.template of<First>(slot, head),
+          First ? view.calibration.key_weights(slot, head)
+                : view.calibration.value_weights(slot, head, view.model.merged())};
 }
 
 }  // namespace detail

@@ -14,16 +14,23 @@ struct calibration_view {
   int heads = 0;
   uint64 id = 0;
 
-  KVC_HD const float* first(int slot, int head) const { return at(slot, head); }
+  // All are null without a calibration.
+  KVC_HD const float* first(int slot, int head) const { return at(slot, head, 0); }
   KVC_HD const float* second(int slot, int head) const {
-    return at(slot, head) + Spec::first_stream::calibration_floats;
+    return at(slot, head, Spec::first_stream::calibration_floats);
   }
-  KVC_HD const float* key_weights(int slot, int head) const { return at(slot, head) + Spec::calibration_floats; }
-  KVC_HD const float* value_weights(int slot, int head, int merged) const { return key_weights(slot, head) + merged; }
+  template <bool First>
+  KVC_HD const float* of(int slot, int head) const {
+    return First ? first(slot, head) : second(slot, head);
+  }
+  KVC_HD const float* key_weights(int slot, int head) const { return at(slot, head, Spec::calibration_floats); }
+  KVC_HD const float* value_weights(int slot, int head, int merged) const {
+    return at(slot, head, Spec::calibration_floats + merged);
+  }
 
  private:
-  KVC_HD const float* at(int slot, int head) const {
-    return data + (static_cast<int64>(slot) * heads + head) * head_floats;
+  KVC_HD const float* at(int slot, int head, int64 offset) const {
+    return data == nullptr ? nullptr : data + (static_cast<int64>(slot) * heads + head) * head_floats + offset;
   }
 };
 

@@ -60,10 +60,7 @@ KVC_KERNEL void __launch_bounds__(merge_threads)
   }
   team.sync();
 
-  const float* constants = nullptr;
-  if (view.calibration.data != nullptr) {
-    constants = Spec::values_are_first ? view.calibration.first(slot, head) : view.calibration.second(slot, head);
-  }
+  const float* constants = view.calibration.template of<Spec::values_are_first>(slot, head);
   transform<value_stream>::unfold_output(sum, l * inverse, output, constants, team);
   team.sync();
   for (int c = team.rank(); c < Spec::output_width; c += team.size()) out.at(row, query_head)[c] = output[c];
@@ -83,12 +80,12 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
 }  // namespace detail
 
 /// Attends the step's queries over the layer's slot: row i of a sequence sees the rows up to its own position. Enqueues
-/// two kernels on `stream`; never allocates or synchronizes, and reads lengths and tables on the device only, so that a
-/// captured graph replays with others within `bounds`.
-/// q: [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse: [rows][query_heads] or null,
-/// natural logarithm, -inf where a query sees nothing (its output is zero). All pointers are the device's; workspace:
-/// attend_workspace_bytes of these bounds and this device, aligned to 16 bytes.
-/// Products are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor.
+/// a kernel on `stream`, and one that joins splits where there are any or outputs are to be unfolded; never allocates
+/// or synchronizes, and reads lengths and tables on the device only, so that a captured graph replays with others
+/// within `bounds`. q: [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse:
+/// [rows][query_heads] or null, natural logarithm, -inf where a query sees nothing (its output is zero). All pointers
+/// are the device's; workspace: attend_workspace_bytes of these bounds and this device, aligned to 16 bytes. Products
+/// are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,

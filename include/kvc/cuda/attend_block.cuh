@@ -76,7 +76,9 @@ struct attend_layout {
   static constexpr int bytes = span_at + (most_spans + 1) * static_cast<int>(sizeof(tile_span));
 
   /// Blocks that a multiprocessor should hold: registers are limited for them.
-  static constexpr int blocks = Queries > 16 ? 1 : max_of(1, min_of(shape::blocks, 232448 / (bytes + 1024)));
+  static constexpr int blocks = Queries > 16
+                                    ? 1
+                                    : max_of(1, min_of(shape::blocks, device_limits{}.shared_bytes / (bytes + 1024)));
 
   // Queries are folded in fp32 where the tiles will lie.
   static constexpr int fold_floats = Spec::query_width + shape::score_pitch;
@@ -148,7 +150,7 @@ struct attend_block {
     int span;
     int begin;
     tile_span rows;
-    typename first_tile::page_blocks pages;
+    page_blocks<first_tile::pieces> pages;  ///< of both streams
 
     __device__ bool is_end() const { return rows.begin >= rows.end; }
     __device__ int low() const { return max_of(rows.begin - begin, 0); }
@@ -160,6 +162,9 @@ struct attend_block {
   /// The j-th block of 8 queries of those that this warp scores.
   __device__ int query_block(int j) const {
     return layout::warp_stride == 1 ? j : warp() / layout::row_blocks + j * layout::warp_stride;
+  }
+  __device__ bool has_query_block(int j) const {
+    return layout::query_blocks % layout::warp_stride == 0 || query_block(j) < layout::query_blocks;
   }
   /// The rows of this thread in a tile of scores: this one and the one 8 below.
   __device__ int score_row() const { return warp() % layout::row_blocks * 16 + lane() / 4; }
@@ -191,12 +196,8 @@ struct attend_block {
   __device__ int* positions() const { return reinterpret_cast<int*>(shared + layout::position_at); }
   __device__ tile_span* spans() const { return reinterpret_cast<tile_span*>(shared + layout::span_at); }
 
-  __device__ const float* first_constants() const {
-    return view.calibration.data == nullptr ? nullptr : view.calibration.first(slot, head);
-  }
-  __device__ const float* second_constants() const {
-    return view.calibration.data == nullptr ? nullptr : view.calibration.second(slot, head);
-  }
+  __device__ const float* first_constants() const { return view.calibration.first(slot, head); }
+  __device__ const float* second_constants() const { return view.calibration.second(slot, head); }
 
   // ---- Queries into the stored space, once: one warp per query.
 
@@ -274,13 +275,6 @@ struct attend_block {
 
   // ---- The walk.
 
-  /// Both streams of a page have the same block.
-  __device__ static typename second_tile::page_blocks pages_of_second(const typename first_tile::page_blocks& pages) {
-    typename second_tile::page_blocks same;
-#pragma unroll
-    for (int i = 0; i < second_tile::pieces; ++i) same.of[i] = pages.of[i];
-    return same;
-  }
   __device__ void find_pages(cursor& c, const stream_rows<Spec, true>& rows) const {
     if (!c.is_end()) c.pages = first_tile::find_pages(rows, c.begin, c.high());
   }

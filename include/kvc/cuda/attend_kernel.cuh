@@ -34,8 +34,7 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
         first_tile::stage(first_rows, c.pages, c.begin, c.low(), c.high(), stage(into));
       }
       if (!Spec::has_tail || !c.rows.source.second_exact) {
-        second_tile::stage(second_rows, pages_of_second(c.pages), c.begin, c.low(), c.high(),
-                           stage(into) + first_tile::stage_bytes);
+        second_tile::stage(second_rows, c.pages, c.begin, c.low(), c.high(), stage(into) + first_tile::stage_bytes);
       }
     }
     commit_copies();
@@ -94,7 +93,7 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
 #pragma unroll
     for (int j = 0; j < layout::warp_queries; ++j) {
       const int n = query_block(j) * 8 + lane() % 4 * 2;
-      if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+      if (!has_query_block(j)) continue;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if constexpr (has_shift) s[j][i] += shifts()[n + i % 2];
@@ -140,7 +139,7 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
 #pragma unroll
     for (int j = 0; j < layout::warp_queries; ++j) {
       const int n = query_block(j) * 8 + lane() % 4 * 2;
-      if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+      if (!has_query_block(j)) continue;
       float p[4];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {

@@ -83,7 +83,7 @@ __device__ void attend_block<Spec, T, Queries>::multiply(scores (&d)[Groups], in
       if (pair) load_matrices(a[1], k + g * Channels + c + 16);
 #pragma unroll
       for (int j = 0; j < layout::warp_queries; ++j) {
-        if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+        if (!has_query_block(j)) continue;
         uint32 b[4];
         load_matrices(
             b, q + query_block(j) * 8 * layout::query_stride + g * Channels + (pair ? c : c - (lane() / 16) * 16));

@@ -137,7 +137,7 @@ __device__ void attend_block<Spec, T, Queries>::finish(
 #pragma unroll
   for (int j = 0; j < layout::warp_queries; ++j) {
     const int n = query_block(j) * 8 + lane() % 4 * 2;
-    if (layout::query_blocks % layout::warp_stride != 0 && query_block(j) >= layout::query_blocks) continue;
+    if (!has_query_block(j)) continue;
     const int block = warp() % layout::row_blocks;
     put_column_sums(l[j], maxima() + block * Queries + n);
     if constexpr (value_tile::has_offset) {

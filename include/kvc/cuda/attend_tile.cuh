@@ -59,6 +59,12 @@ struct channel_order {
   KVC_HD static constexpr int channel(int position) { return Codes::channel(position); }
 };
 
+/// The blocks of the pages that hold a tile.
+template <int Pieces>
+struct page_blocks {
+  int32 of[Pieces];
+};
+
 /// A tile of Rows rows of one stream, for a block of Threads threads.
 ///
 /// In shared memory a row has slots of 8 channels. A thread treats a chunk of 16 channels, number c, and puts its
@@ -114,12 +120,9 @@ struct device_tile {
 
   static constexpr int pieces = Rows / piece;
 
-  /// The blocks of the pages that hold the tile at row `tile`: read ahead, as everything that follows waits for them.
-  struct page_blocks {
-    int32 of[pieces];
-  };
-  __device__ static page_blocks find_pages(const rows_type& at, int tile, int high) {
-    page_blocks pages;
+  /// Read ahead, as everything that follows waits for them.
+  __device__ static page_blocks<pieces> find_pages(const rows_type& at, int tile, int high) {
+    page_blocks<pieces> pages;
 #pragma unroll
     for (int i = 0; i < pieces; ++i) {
       pages.of[i] = i * piece < high ? at.step->block(at.index, (tile + i * piece) / per_page) : -1;
@@ -129,7 +132,8 @@ struct device_tile {
 
   /// Starts copying the sealed rows [low, high) of the tile at row `tile` into a stage. Pages that were freed are left
   /// out: nobody sees their rows.
-  __device__ static void stage(const rows_type& at, const page_blocks& pages, int tile, int low, int high, byte* to) {
+  __device__ static void stage(const rows_type& at, const page_blocks<pieces>& pages, int tile, int low, int high,
+                               byte* to) {
 #pragma unroll
     for (int i = 0; i < pieces; ++i) {
       if (pages.of[i] < 0) continue;

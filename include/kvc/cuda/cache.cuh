@@ -12,6 +12,7 @@
 #include "kvc/cuda/append.cuh"
 #include "kvc/cuda/attend.cuh"
 #include "kvc/cuda/commit.cuh"
+#include "kvc/cuda/device.cuh"
 #include "kvc/cuda/gather.cuh"
 #include "kvc/cuda/memory.cuh"
 
@@ -52,6 +53,7 @@ class cache {
     if (calibration_.slots() != model_.slots() || calibration_.stored_heads() != model_.stored_heads()) {
       throw error(status::other_calibration, "cache: the calibration was made for other extents");
     }
+    require(current_device(limits_), "cache");
     constants_view_ = calibration_.view();
     if (constants_.size() > 0) {
       require(cudaMemcpyAsync(constants_.data(), constants_view_.data, calibration_.bytes(), cudaMemcpyHostToDevice,
@@ -163,10 +165,10 @@ class cache {
     step_.require_appended(layer, "attend");
     const rows_view<const T> queries = contiguous_rows(q, model_.query_heads, Spec::query_width);
     const rows_view<float> outputs = contiguous_rows(out, model_.query_heads, Spec::output_width);
-    const int64 bytes = attend_workspace_bytes<Spec>(model_, bounds_);
+    const int64 bytes = attend_workspace_bytes<Spec>(model_, bounds_, limits_);
     if (bytes > workspace_.size()) workspace_ = device_buffer(bytes, stream_);
     require(cuda::attend<Spec, T>(view(), device_step_, bounds_, layer, queries, outputs, lse, params,
-                                  workspace_.data(), bytes, stream_),
+                                  workspace_.data(), bytes, stream_, limits_),
             "attend");
   }
 
@@ -368,6 +370,7 @@ class cache {
   }
 
   cache_options options_;
+  device_limits limits_;  ///< of the device that the cache was made on
   cudaStream_t stream_;
   std::vector<int32> leaders_;
   extents<Spec> model_;

@@ -16,7 +16,7 @@ namespace kvc::inline v0_1::cuda::detail {
 ///   above                        what is added to u; sums take it off again, as it is the same for all elements
 ///   channel(position)            which of a chunk's 16 channels lies at a position (0 to 15) of what load gives
 ///   load(row_codes, channel, w)  u + above of the chunk [channel, channel + 16), as bf16 pairs
-///   constants(at, group)         {scale, offset}
+///   constants(at, group)         {scale, offset}, where there are groups
 /// Groups are whole pairs of chunks. Other codecs decode to fp32 and round.
 template <class Codec, int Width>
 struct unit_codes {
@@ -89,10 +89,9 @@ requires(Width % 16 == 0 &&
   static constexpr int groups = codec::template groups<Width>;
   static constexpr int group_chunks = codec::template group_length<Width> / 16;
   static constexpr bool has_offset = Grid == quant::affine;
-  static constexpr float above =
-      packed_units<Bits, Grid, quant::common_alignment(2 * Bits, codec::template row_bytes<Width>, 16)>::above;
-  static constexpr float middle = Grid == quant::affine ? 0.5f * static_cast<float>((1 << Bits) - 1) : 0.0f;
   using units = packed_units<Bits, Grid, quant::common_alignment(2 * Bits, codec::template row_bytes<Width>, 16)>;
+  static constexpr float above = units::above;
+  static constexpr float middle = Grid == quant::affine ? 0.5f * static_cast<float>((1 << Bits) - 1) : 0.0f;
 
   KVC_HD static constexpr int channel(int position) { return units::channel(position); }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {
@@ -157,7 +156,6 @@ requires(Width % 16 == 0) struct unit_codes<quant::none<bf16>, Width> {
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {
     __builtin_memcpy(w, __builtin_assume_aligned(row_codes + 2 * channel, 16), sizeof w);
   }
-  __device__ static float2 constants(const byte*, int) { return make_float2(1, 0); }
 };
 
 template <int Group, quant::scale_type Type, int Width>
@@ -193,7 +191,6 @@ requires(Width % 16 == 0 &&
     }
   }
   __device__ static float2 constants(const byte* at, int group) {
-    if constexpr (Group == 0) return make_float2(1, 0);
     return make_float2(codec::constants_of::load(at + group * codec::constants_of::bytes).scale, 0);
   }
 

@@ -39,7 +39,7 @@ __device__ void gather_rows(const gather_call<Spec, T>& c, float* shared) {
   if (reports(c.report, block < 0 || block >= c.view.blocks, wrong_table)) return;
 
   const stream_rows<Spec, First> at(c.view, c.step, c.index, c.slot, head);
-  const float* constants = kvc::detail::constants_of<First>(c.view, c.slot, head).transform;
+  const float* constants = c.view.calibration.template of<First>(c.slot, head);
   float* stored = teams::stored_row(shared);
   float* row = teams::model_row(shared);
   if (t >= stream_type::first_rows && t < stream_type::seal_boundary(length)) {

@@ -72,12 +72,8 @@ struct attend_call {
     constants = take(count);
   }
 
-  const float* first_constants(int head) const {
-    return view.calibration.data == nullptr ? nullptr : view.calibration.first(slot, head);
-  }
-  const float* second_constants(int head) const {
-    return view.calibration.data == nullptr ? nullptr : view.calibration.second(slot, head);
-  }
+  const float* first_constants(int head) const { return view.calibration.first(slot, head); }
+  const float* second_constants(int head) const { return view.calibration.second(slot, head); }
 
   /// Queries of rows [row, row + rows) of the step and of the group of `head` into the stored space.
   void fold(int head, int64 row, int rows) {

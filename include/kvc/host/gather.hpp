@@ -15,10 +15,7 @@ void gather_stream(const cache_view<Spec>& view, const step_view& step, int inde
   float row[stream_type::model_width];
   for (int head = 0; head < view.model.stored_heads(); ++head) {
     const stream_rows<Spec, First> at(view, step, index, slot, head);
-    const float* constants = nullptr;
-    if (view.calibration.data != nullptr) {
-      constants = First ? view.calibration.first(slot, head) : view.calibration.second(slot, head);
-    }
+    const float* constants = view.calibration.template of<First>(slot, head);
     for (int64 t = begin + part.index; t < end; t += part.count) {
       at.read(t, step.seq_lens[index], stored);
       transform<stream_type>::restore(stored, row, constants);

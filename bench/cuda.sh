@@ -45,13 +45,13 @@ mkdir -p "$work"
 rm -f "$work"/*.jsonl
 
 if [ $build = yes ]; then
-echo "== build for $arch"
-built=()
-for program in attend append; do
-  nvcc -std=c++20 -O3 -arch="$arch" -Iinclude "${few[@]}" bench/$program.cu -o "$work/$program" &
-  built+=($!)
-done
-for job in "${built[@]}"; do wait "$job"; done
+  echo "== build for $arch"
+  built=()
+  for program in attend append; do
+    nvcc -std=c++20 -O3 -arch="$arch" -Iinclude "${few[@]}" bench/$program.cu -o "$work/$program" &
+    built+=($!)
+  done
+  for job in "${built[@]}"; do wait "$job"; done
 fi
 [ $run = yes ] || exit 0
 

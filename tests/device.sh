@@ -76,24 +76,24 @@ done
 [ ${#programs[@]} -gt 0 ] || [[ two_libraries =~ $filter ]] || { echo "device.sh: no program matches '$filter'" >&2; exit 1; }
 
 if [ $build = yes ]; then
-echo "== build ${#programs[@]} programs for $arch ($jobs at a time)"
-c++ -std=c++20 -O0 "${includes[@]}" -DKVC_TEST_SOURCE_DIR="\"$PWD/tests\"" -c tests/support/main.cpp -o "$out/main.o"
-compile() {
-  local source=$1 name
-  name=$(basename "$source" .cu)
-  if nvcc -std=c++20 -O2 -arch="$arch" -lineinfo "${@:2}" "$source" "$out/main.o" -o "$out/$name" -lpthread \
-      >"$logs/$name.build" 2>&1; then
-    echo "built  $name"
-  else
-    rm -f "$out/$name"
-    echo "FAILED $name (does not compile):"
-    head -n 20 "$logs/$name.build"
-  fi
-}
-export -f compile
-export arch out logs
-for source in "${sources[@]}"; do rm -f "$out/$(basename "$source" .cu)"; done
-[ ${#sources[@]} -eq 0 ] || printf '%s\0' "${sources[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'compile "$@"' compile {} "${includes[@]}"
+  echo "== build ${#programs[@]} programs for $arch ($jobs at a time)"
+  c++ -std=c++20 -O0 "${includes[@]}" -DKVC_TEST_SOURCE_DIR="\"$PWD/tests\"" -c tests/support/main.cpp -o "$out/main.o"
+  compile() {
+    local source=$1 name
+    name=$(basename "$source" .cu)
+    if nvcc -std=c++20 -O2 -arch="$arch" -lineinfo "${@:2}" "$source" "$out/main.o" -o "$out/$name" -lpthread \
+        >"$logs/$name.build" 2>&1; then
+      echo "built  $name"
+    else
+      rm -f "$out/$name"
+      echo "FAILED $name (does not compile):"
+      head -n 20 "$logs/$name.build"
+    fi
+  }
+  export -f compile
+  export arch out logs
+  for source in "${sources[@]}"; do rm -f "$out/$(basename "$source" .cu)"; done
+  [ ${#sources[@]} -eq 0 ] || printf '%s\0' "${sources[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'compile "$@"' compile {} "${includes[@]}"
 
 fi
 

@@ -104,6 +104,7 @@ struct any_codec {
   void (*encode)(const float* x, int begin, int end, byte* codes, byte* constants);
   void (*decode)(const byte* codes, const byte* constants, int begin, int end, float* x);
   void (*bound)(const float* x, int begin, int end, float* out);
+  void (*decode_channels)(const byte* row_codes, const byte* group_constants, int channel, float* x);  ///< or null
 
   template <class Codec, int Width>
   static any_codec of() {
@@ -115,7 +116,14 @@ struct any_codec {
               Codec::template encode<Width>(x, begin, end, codes, constants);
             },
             Codec::template decode<Width>,
-            Codec::template bound<Width>};
+            Codec::template bound<Width>,
+            [] {
+              void (*function)(const byte*, const byte*, int, float*) = nullptr;
+              if constexpr (quant::detail::has_decode_channels<Codec, Width>) {
+                function = Codec::template decode_channels<Width>;
+              }
+              return function;
+            }()};
   }
 };
 
@@ -230,6 +238,24 @@ inline void check_codec_bytes(failures& f, const any_codec& codec, const codec_d
       const std::vector<float> part(out.begin() + 8, out.end() - 8);
       f.expect(same_rows(whole, part, static_cast<std::size_t>(begin * codec.width), largest),
                "decode of some tokens is the slice of decode of all", data.name, ", tokens ", begin, " to ", end);
+    }
+  }
+
+  // Decoding a row in pieces, from codes that lie as in a page.
+  if (codec.decode_channels != nullptr) {
+    const std::vector<byte> codes(run.codes.data(), run.codes.data() + tokens * codec.row_bytes);
+    const std::vector<byte> constants(run.constants.data(), run.constants.data() + codec.group_bytes);
+    for (int t = 0; t < tokens; ++t) {
+      for (int c = 0; c < codec.width; c += quant::chunk_channels) {
+        std::vector<float> chunk(quant::chunk_channels, 77.0f);
+        codec.decode_channels(codes.data() + t * codec.row_bytes, constants.data(), c, chunk.data());
+        for (int i = 0; i < quant::chunk_channels; ++i) {
+          const float wanted = c + i < codec.width ? whole[static_cast<std::size_t>(t * codec.width + c + i)] : 0.0f;
+          f.expect(close(chunk[static_cast<std::size_t>(i)], wanted, 1e-6 * largest),
+                   "decode_channels is the slice of decode, zero beyond the row", data.name, ", token ", t,
+                   ", channel ", c + i);
+        }
+      }
     }
   }
 

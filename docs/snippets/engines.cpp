@@ -75,6 +75,15 @@ int main() {
   // [append]
   std::cout << "append: " << kvc::to_string(s) << "\n";
 
+  const std::vector<float> weight(64, 1.0f), cos_sin(32 * 32 * 2, 0.5f);
+  // [prepared]
+  // weight: [head_dim], cos_sin: [32 positions][32 pairs][2]. Channels i and i + 32 form a pair.
+  const kvc::append_params<kvc::rotary::pairs::half_split> prepare{.first = {weight.data(), 1e-6f},
+                                                                   .rotary = {cos_sin.data(), 32, 32}};
+  s = kvc::host::append<spec, float>(view, step, /*layer*/ 1, keys, values, {}, prepare);
+  // [prepared]
+  std::cout << "append of keys as projected: " << kvc::to_string(s) << "\n";
+
   // [attend]
   const kvc::int64 bytes = kvc::host::attend_workspace_bytes<spec>(extents, step, threads);
   std::vector<float> workspace(static_cast<std::size_t>(bytes) / sizeof(float));

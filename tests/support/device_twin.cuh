@@ -171,23 +171,26 @@ struct layer_rows {
     device_k = device_array<T>(k);
     device_v = device_array<T>(v);
   }
-  void append(kvc::host::cache<Spec>& cache, int layer) const {
+  template <class Params = kvc::rows_as_given>
+  void append(kvc::host::cache<Spec>& cache, int layer, const Params& params = {}) const {
     if constexpr (Spec::is_latent) {
-      cache.append(layer, k.data());
+      cache.append(layer, k.data(), params);
     } else {
-      cache.append(layer, k.data(), v.data());
+      cache.append(layer, k.data(), v.data(), params);
     }
   }
+  template <class Params = kvc::rows_as_given>
   kvc::status append(const kvc::cache_view<Spec>& view, const kvc::step_view& step,
-                     const kvc::cuda::step_bounds& bounds, int layer, cudaStream_t stream = nullptr) const {
+                     const kvc::cuda::step_bounds& bounds, int layer, cudaStream_t stream = nullptr,
+                     const Params& params = {}) const {
     const auto keys =
         kvc::contiguous_rows<const T>(device_k.data(), Spec::is_latent ? 1 : view.model.kv_heads, Spec::key_width);
     if constexpr (Spec::is_latent) {
-      return kvc::cuda::append<Spec, T>(view, step, bounds, layer, keys, stream);
+      return kvc::cuda::append<Spec, T>(view, step, bounds, layer, keys, stream, params);
     } else {
       const auto values =
           kvc::contiguous_rows<const T>(device_v.data(), view.model.kv_heads, Spec::shape_type::head_dim);
-      return kvc::cuda::append<Spec, T>(view, step, bounds, layer, keys, values, stream);
+      return kvc::cuda::append<Spec, T>(view, step, bounds, layer, keys, values, stream, params);
     }
   }
 };
@@ -214,9 +217,11 @@ inline int64 differing(const std::vector<byte>& a, const std::vector<byte>& b) {
 }
 
 /// What a composition must do on the device: random chunks of a ragged batch, each appended on both sides.
-///   exact: the bytes are equal; else (a matrix product precedes the encoder) a few may differ, and how many is said.
-template <class Spec, class T = kvc::bf16>
-void same_bytes_as_host(std::uint64_t seed, bool exact = true, bool wild = true) {
+///   exact: the bytes are equal; else (a sum precedes the encoder) a few may differ, and how many is said.
+///   host_params, device_params: append's parameters on either side.
+template <class Spec, class T = kvc::bf16, class Params = kvc::rows_as_given>
+void same_bytes_as_host(std::uint64_t seed, bool exact = true, bool wild = true, const Params& host_params = {},
+                        const Params& device_params = {}) {
   constexpr kvc::text name = Spec::name();
   CAPTURE(name.c_str());
   kvc::host::cache<Spec> cache({.capacity = 1024, .max_sequences = 4, .max_step_rows = 300}, extents_of<Spec>());
@@ -240,8 +245,9 @@ void same_bytes_as_host(std::uint64_t seed, bool exact = true, bool wild = true)
     for (int layer = 0; layer < e.layers; ++layer) {
       if (!e.writes(layer)) continue;
       const layer_rows<Spec, T> rows(e, on_device.bounds.total_rows, seed * 1000 + step * 10 + layer, wild);
-      rows.append(cache, layer);
-      REQUIRE(rows.append(twin.view(), on_device.view, on_device.bounds, layer) == kvc::status::ok);
+      rows.append(cache, layer, host_params);
+      REQUIRE(rows.append(twin.view(), on_device.view, on_device.bounds, layer, nullptr, device_params) ==
+              kvc::status::ok);
     }
     // Some of the rows are accepted.
     std::vector<int64> accepted;

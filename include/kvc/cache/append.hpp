@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include "kvc/cache/rows.hpp"
+#include "kvc/cache/append_params.hpp"
 
 namespace kvc::inline v0_1 {
 
@@ -87,8 +87,9 @@ KVC_HD void seal_group(const stream_rows<Spec, First>& at, int64 g, float* group
 /// Appends the step's rows of one stream, sequence, slot and stored head that lie in page `page`: transforms them,
 /// keeps the exact ones, and seals every group of the page that the step completes. `rows` starts at the sequence's
 /// first new row. Different pages, heads and streams are independent.
-template <class Spec, bool First, class T>
-KVC_HD void append_page(const stream_rows<Spec, First>& at, const rows_view<const T>& rows, int64 page) {
+template <class Spec, bool First, class T, row_preparation Params = rows_as_given>
+KVC_HD void append_page(const stream_rows<Spec, First>& at, const rows_view<const T>& rows, int64 page,
+                        const Params& params = {}) {
   using stream_type = stream_of<Spec, First>;
   const int merged = at.view->model.merged();
   const detail::head_constants constants = detail::constants_of<First>(*at.view, at.slot, at.head);
@@ -100,8 +101,13 @@ KVC_HD void append_page(const stream_rows<Spec, First>& at, const rows_view<cons
   float model_row[stream_type::model_width];
   float stored[stream_type::width];
   for (int64 t = max_of(page_begin, at.committed); t < min_of(page_end, length); ++t) {
-    detail::load_model_row<stream_type::model_width>(rows, t - at.committed, at.head, merged, constants.merge_weights,
-                                                     model_row);
+    if constexpr (Params::prepares) {
+      detail::load_prepared_row<Spec, First>(rows, t - at.committed, at.head, merged, constants.merge_weights, params,
+                                             t, model_row);
+    } else {
+      detail::load_model_row<stream_type::model_width>(rows, t - at.committed, at.head, merged, constants.merge_weights,
+                                                       model_row);
+    }
     transform<stream_type>::store(model_row, stored, constants.transform);
     round_stored<stream_type>(stored);
     place_row(at, stored, t);

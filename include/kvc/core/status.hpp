@@ -7,10 +7,10 @@ namespace kvc::inline v0_1 {
 
 /// What a launcher answers. Launchers never throw, print or allocate.
 enum class [[nodiscard]] status : int{
-    ok = 0,       invalid_argument,  null_pointer,    misaligned,    bad_layer,           bad_sequence,
-    bad_position, follower_layer,    out_of_capacity, no_step,       step_open,           not_appended,
-    evicted,      unsupported,       bad_extents,     bad_layer_map, workspace_too_small, corrupt_file,
-    other_cache,  other_calibration, device_error,
+    ok = 0,       invalid_argument,  null_pointer,    misaligned,      bad_layer,           bad_sequence,
+    bad_position, follower_layer,    out_of_capacity, no_step,         step_open,           not_appended,
+    evicted,      unsupported,       bad_extents,     bad_layer_map,   workspace_too_small, corrupt_file,
+    other_cache,  other_calibration, device_error,    deferred_rotary,
 };
 
 /// One sentence for people.
@@ -58,6 +58,8 @@ constexpr const char* to_string(status s) {
       return "the cache file was written with another calibration";
     case status::device_error:
       return "the CUDA runtime reported an error; kvc::cuda::last_error() has its code";
+    case status::deferred_rotary:
+      return "keys are stored before their rotary embedding: attend takes the rotary table, append does not";
   }
   return "unknown status";
 }

@@ -17,7 +17,7 @@ namespace kvc::inline v0_1::cuda {
 
 namespace detail {
 
-template <class Spec, class T>
+template <class Spec, class T, row_preparation Params>
 struct append_call {
   cache_view<Spec> view;
   step_view step;
@@ -26,27 +26,40 @@ struct append_call {
   rows_view<const T> first;   ///< [rows][kv_heads][model_width]
   rows_view<const T> second;  ///< the same of the second stream
   bool is_wide;               ///< both can be read 16 bytes at a time
+  Params params;
 };
 
-/// The model row of a stored head into shared memory; `search` runs while the loads are on their way.
-template <class Stream, class T, class Search>
-__device__ void load_row(const rows_view<const T>& rows, int64 row, int head, int merged, const float* weights,
-                         bool is_wide, float* x, const Search& search) {
-  using team = typename row_teams<Stream>::team;
-  using wide = wide_row<Stream::model_width, T, team>;
+/// The model row of a stored head into shared memory, prepared; find() answers its position, and runs while the loads
+/// are on their way.
+template <class Spec, bool First, class T, row_preparation Params, class Find>
+__device__ int64 load_row(const append_call<Spec, T, Params>& c, int64 row, int head, const float* weights, float* x,
+                          const Find& find) {
+  using stream_type = stream_of<Spec, First>;
+  using team = typename row_teams<stream_type>::team;
+  using wide = wide_row<stream_type::model_width, T, team>;
+  const rows_view<const T>& rows = First ? c.first : c.second;
+  const int merged = c.view.model.merged();
   if constexpr (wide::fits) {
-    if (is_wide && merged == 1) {
+    if (c.is_wide && merged == 1) {
       wide registers;
       registers.load(rows.at(row, head), team{});
-      search();
+      const int64 t = find();
       registers.store(x, team{});
       team::sync();
-      return;
+      if constexpr (Params::prepares) {
+        if (t >= 0) kvc::detail::prepare_row<Spec, First>(c.params, t, x, team{});
+      }
+      return t;
     }
   }
-  search();
-  kvc::detail::load_model_row<Stream::model_width>(rows, row, head, merged, weights, x, team{});
-  team::sync();
+  const int64 t = find();
+  if constexpr (Params::prepares) {
+    if (t >= 0) kvc::detail::load_prepared_row<Spec, First>(rows, row, head, merged, weights, c.params, t, x, team{});
+  } else {
+    kvc::detail::load_model_row<stream_type::model_width>(rows, row, head, merged, weights, x, team{});
+    team::sync();
+  }
+  return t;
 }
 
 /// From the model's row in shared memory to the stored row, rounded; returns where that is.
@@ -65,8 +78,8 @@ __device__ float* store_row(float* shared, const float* constants) {
   return stored;
 }
 
-template <class Spec, bool First, class T>
-__device__ void append_rows(const append_call<Spec, T>& c, float* shared) {
+template <class Spec, bool First, class T, row_preparation Params>
+__device__ void append_rows(const append_call<Spec, T, Params>& c, float* shared) {
   using stream_type = stream_of<Spec, First>;
   using teams = row_teams<stream_type>;
   const typename teams::team team;
@@ -78,19 +91,20 @@ __device__ void append_rows(const append_call<Spec, T>& c, float* shared) {
 
   int i = 0;
   const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(c.view, c.slot, head);
-  load_row<stream_type>(First ? c.first : c.second, row, head, c.view.model.merged(), constants.merge_weights,
-                        c.is_wide, teams::model_row(shared),
-                        [&] { i = sequence_of(c.step.row_indptr, c.bounds.sequences, row, team); });
-  const int64 t = c.step.seq_lens[i] + row - c.step.row_indptr[i];
-  if (is_out_of_range(c.view, c.step, c.bounds, i, t)) return;
+  const int64 t = load_row<Spec, First>(c, row, head, constants.merge_weights, teams::model_row(shared), [&] {
+    i = sequence_of(c.step.row_indptr, c.bounds.sequences, row, team);
+    const int64 position = c.step.seq_lens[i] + row - c.step.row_indptr[i];
+    return is_out_of_range(c.view, c.step, c.bounds, i, position) ? int64{-1} : position;
+  });
+  if (t < 0) return;
 
   const stream_rows<Spec, First> at(c.view, c.step, i, c.slot, head);
   place_row(at, store_row<stream_type>(shared, constants.transform), t, team);
 }
 
-template <class Spec, class T>
+template <class Spec, class T, row_preparation Params>
 KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
-    append_kernel(const __grid_constant__ append_call<Spec, T> c) {
+    append_kernel(const __grid_constant__ append_call<Spec, T, Params> c) {
   extern __shared__ __align__(16) byte shared[];
   float* const floats = reinterpret_cast<float*>(shared);
   if (blockIdx.y == 0) {
@@ -101,7 +115,8 @@ KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
 }
 
 template <class Spec, bool First, class T>
-__device__ void append_slot_rows(const append_call<Spec, T>& c, const int64* slot_mapping, int64 rows, float* shared) {
+__device__ void append_slot_rows(const append_call<Spec, T, rows_as_given>& c, const int64* slot_mapping, int64 rows,
+                                 float* shared) {
   using stream_type = stream_of<Spec, First>;
   using teams = row_teams<stream_type>;
   const int heads = c.view.model.stored_heads();
@@ -114,8 +129,7 @@ __device__ void append_slot_rows(const append_call<Spec, T>& c, const int64* slo
   if (place < 0) return;
 
   const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(c.view, c.slot, head);
-  load_row<stream_type>(First ? c.first : c.second, row, head, c.view.model.merged(), constants.merge_weights,
-                        c.is_wide, teams::model_row(shared), [] {});
+  load_row<Spec, First>(c, row, head, constants.merge_weights, teams::model_row(shared), [&] { return place; });
   const float* stored = store_row<stream_type>(shared, constants.transform);
   byte* segment = c.view.page(c.slot, place / Spec::tokens_per_page) +
                   cache_view<Spec>::template segment_offset<First>(head, heads);
@@ -125,7 +139,8 @@ __device__ void append_slot_rows(const append_call<Spec, T>& c, const int64* slo
 
 template <class Spec, class T>
 KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
-    append_slots_kernel(const __grid_constant__ append_call<Spec, T> c, const int64* slot_mapping, int64 rows) {
+    append_slots_kernel(const __grid_constant__ append_call<Spec, T, rows_as_given> c, const int64* slot_mapping,
+                        int64 rows) {
   extern __shared__ __align__(16) byte shared[];
   float* const floats = reinterpret_cast<float*>(shared);
   if (blockIdx.y == 0) {
@@ -135,16 +150,18 @@ KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
   }
 }
 
-template <class Spec, class T>
-status append(const append_call<Spec, T>& c, cudaStream_t stream) {
-  const status s = seal_is_supported<Spec>();
+template <class Spec, class T, row_preparation Params>
+status append(const append_call<Spec, T, Params>& c, cudaStream_t stream) {
+  status s = seal_is_supported<Spec>();
+  if (s == status::ok) s = kvc::detail::check_prepare<Spec>(c.params);
+  if (s == status::ok && !kvc::detail::reaches(c.params, c.bounds.max_length)) s = status::bad_position;
   if (s != status::ok || c.bounds.total_rows == 0 || c.bounds.sequences == 0) return s;
   if (c.first.data == nullptr || c.second.data == nullptr) return status::null_pointer;
   using grid = row_grid<Spec>;
   const int64 items = c.bounds.total_rows * c.view.model.stored_heads();
   if (items > most_items) return status::invalid_argument;
-  const status launched = launch(append_kernel<Spec, T>, dim3(blocks_for(items, grid::per_block), 2), grid::threads,
-                                 grid::shared_bytes, stream, "append", c);
+  const status launched = launch(append_kernel<Spec, T, Params>, dim3(blocks_for(items, grid::per_block), 2),
+                                 grid::threads, grid::shared_bytes, stream, "append", c);
   if (launched != status::ok) return launched;
   return seal<Spec>(c.view, c.step, c.bounds, c.slot, stream);
 }
@@ -159,31 +176,33 @@ rows_view<const T> after_latent(rows_view<const T> rows) {
 }  // namespace detail
 
 /// Appends the step's rows to the slot that `layer` writes. k, v: [rows][kv_heads][head_dim] in device memory, keys
-/// after their rotary embedding (before it with rotary::deferred). As host::append, the same bytes; everything that
-/// step points to lies on the device and is read there. Rows become visible to attend on the same stream at once, and
-/// to later steps when seq_lens advances. Safe under graph capture: never allocates, synchronizes or throws. Answers
-/// follower_layer, bad_layer, out_of_capacity where the bounds exceed the block table or staging, unsupported where a
-/// group of tokens does not fit into shared memory, null_pointer, misaligned, invalid_argument, device_error.
-template <class Spec, class T>
+/// after their rotary embedding (before it with rotary::deferred, and with append_params that turn them). As
+/// host::append, the same bytes; everything that step points to lies on the device and is read there. Rows become
+/// visible to attend on the same stream at once, and to later steps when seq_lens advances. Safe under graph capture:
+/// never allocates, synchronizes or throws. Answers follower_layer, bad_layer, out_of_capacity where the bounds exceed
+/// the block table or staging, unsupported where a group of tokens does not fit into shared memory, null_pointer,
+/// misaligned, invalid_argument, device_error; with params, what host::append answers to them.
+template <class Spec, class T, row_preparation Params = rows_as_given>
 status append(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
-              rows_view<const T> k, rows_view<const T> v, cudaStream_t stream) {
+              rows_view<const T> k, rows_view<const T> v, cudaStream_t stream, const Params& params = {}) {
   static_assert(!Spec::is_latent, "kvc: a latent cache appends one array of (latent | rotary key) rows, and no values");
   const status s = detail::check_append(view, step, bounds, layer);
   if (s != status::ok) return s;
   const bool is_wide = detail::is_wide(k) && detail::is_wide(v);
-  return detail::append<Spec, T>({view, step, bounds, view.model.slot(layer), k, v, is_wide}, stream);
+  return detail::append<Spec, T, Params>({view, step, bounds, view.model.slot(layer), k, v, is_wide, params}, stream);
 }
 
 /// The same for a latent cache. rows: [rows][1][rank + rotary].
-template <class Spec, class T>
+template <class Spec, class T, row_preparation Params = rows_as_given>
 status append(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
-              rows_view<const T> rows, cudaStream_t stream) {
+              rows_view<const T> rows, cudaStream_t stream, const Params& params = {}) {
   static_assert(Spec::is_latent, "kvc: append takes keys and values; only a latent cache takes joint rows");
   const status s = detail::check_append(view, step, bounds, layer);
   if (s != status::ok) return s;
   const rows_view<const T> rotary = detail::after_latent<Spec>(rows);
   const bool is_wide = detail::is_wide(rows) && detail::is_wide(rotary);
-  return detail::append<Spec, T>({view, step, bounds, view.model.slot(layer), rows, rotary, is_wide}, stream);
+  return detail::append<Spec, T, Params>({view, step, bounds, view.model.slot(layer), rows, rotary, is_wide, params},
+                                         stream);
 }
 
 /// Appends by slot mapping: row r goes to slot_mapping[r] = block * tokens_per_page + offset; -1 skips it. For engines
@@ -206,7 +225,8 @@ status append_slots(const cache_view<Spec>& view, int layer, rows_view<const T> 
     if (k.data == nullptr || slot_mapping == nullptr || second.data == nullptr) return status::null_pointer;
     using grid = detail::row_grid<Spec>;
     const bool is_wide = detail::is_wide(k) && detail::is_wide(second);
-    const detail::append_call<Spec, T> call{view, {}, bounds, view.model.slot(layer), k, second, is_wide};
+    const detail::append_call<Spec, T, rows_as_given> call{view, {},     bounds,  view.model.slot(layer),
+                                                           k,    second, is_wide, {}};
     return detail::launch(detail::append_slots_kernel<Spec, T>,
                           dim3(detail::blocks_for(rows * view.model.stored_heads(), grid::per_block), 2), grid::threads,
                           grid::shared_bytes, stream, "append_slots", call, slot_mapping, rows);

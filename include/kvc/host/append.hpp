@@ -9,9 +9,9 @@ namespace kvc::inline v0_1::host {
 
 namespace detail {
 
-template <class Spec, bool First, class T>
+template <class Spec, bool First, class T, row_preparation Params>
 void append_stream(const cache_view<Spec>& view, const step_view& step, int slot, const rows_view<const T>& rows,
-                   slice part, int64& item) {
+                   const Params& params, slice part, int64& item) {
   for (int i = 0; i < step.sequences; ++i) {
     int64 begin = 0;
     int64 end = 0;
@@ -20,7 +20,7 @@ void append_stream(const cache_view<Spec>& view, const step_view& step, int slot
       for (int64 page = begin; page < end; ++page) {
         if (item++ % part.count != part.index) continue;
         const stream_rows<Spec, First> at(view, step, i, slot, head);
-        append_page<Spec, First>(at, rows.from(step.row_indptr[i]), page);
+        append_page<Spec, First>(at, rows.from(step.row_indptr[i]), page, params);
       }
     }
   }
@@ -36,43 +36,54 @@ status check_append(const cache_view<Spec>& view, const step_view& step, int lay
   if (part.count < 1 || part.index < 0 || part.index >= part.count) return status::invalid_argument;
   return status::ok;
 }
+/// The same, and what prepares the rows.
+template <class Spec, row_preparation Params>
+status check_append(const cache_view<Spec>& view, const step_view& step, int layer, slice part, const Params& params) {
+  status s = check_append(view, step, layer, part);
+  if (s == status::ok) s = kvc::detail::check_prepare<Spec>(params);
+  for (int i = 0; s == status::ok && i < step.sequences; ++i) {
+    if (step.rows(i) > 0 && !kvc::detail::reaches(params, step.seq_lens[i] + step.rows(i))) s = status::bad_position;
+  }
+  return s;
+}
 
 }  // namespace detail
 
 /// Appends the step's rows to the slot that `layer` writes. k, v: [rows][kv_heads][head_dim], keys after their rotary
-/// embedding (before it with rotary::deferred). Rows become visible to attend of the same step at once, and to later
-/// steps when the caller advances seq_lens; a step that is given up leaves no trace.
-/// Never allocates or throws. Call it once per slice, with the same arguments; `part` says which share this call does.
-/// Answers ok; follower_layer where another layer writes the slot that `layer` reads; bad_layer; out_of_capacity where
-/// the block table lacks a block that the step writes to, or the step has more rows than staging; bad_sequence,
-/// bad_extents, bad_layer_map, null_pointer, misaligned, invalid_argument. All slices give the same answer, and write
+/// embedding (before it with rotary::deferred, and with append_params that turn them). Rows become visible to attend of
+/// the same step at once, and to later steps when the caller advances seq_lens; a step that is given up leaves no
+/// trace. Never allocates or throws. Call it once per slice, with the same arguments; `part` says which share this call
+/// does. Answers ok; follower_layer where another layer writes the slot that `layer` reads; bad_layer; out_of_capacity
+/// where the block table lacks a block that the step writes to, or the step has more rows than staging; bad_sequence,
+/// bad_extents, bad_layer_map, null_pointer, misaligned, invalid_argument; with params, deferred_rotary where keys are
+/// not to be turned, and bad_position where the rotary table is too short. All slices give the same answer, and write
 /// nothing unless it is ok.
-template <class Spec, class T>
+template <class Spec, class T, row_preparation Params = rows_as_given>
 status append(const cache_view<Spec>& view, const step_view& step, int layer, rows_view<const T> k,
-              rows_view<const T> v, slice part = {}) {
+              rows_view<const T> v, slice part = {}, const Params& params = {}) {
   static_assert(!Spec::is_latent, "kvc: a latent cache appends one array of (latent | rotary key) rows, and no values");
-  const status s = detail::check_append(view, step, layer, part);
+  const status s = detail::check_append(view, step, layer, part, params);
   if (s != status::ok || step.total_rows() == 0) return s;
   if (k.data == nullptr || v.data == nullptr) return status::null_pointer;
   int64 item = 0;
-  detail::append_stream<Spec, true>(view, step, view.model.slot(layer), k, part, item);
-  detail::append_stream<Spec, false>(view, step, view.model.slot(layer), v, part, item);
+  detail::append_stream<Spec, true>(view, step, view.model.slot(layer), k, params, part, item);
+  detail::append_stream<Spec, false>(view, step, view.model.slot(layer), v, params, part, item);
   return status::ok;
 }
 
 /// The same for a latent cache. rows: [rows][1][rank + rotary].
-template <class Spec, class T>
-status append(const cache_view<Spec>& view, const step_view& step, int layer, rows_view<const T> rows,
-              slice part = {}) {
+template <class Spec, class T, row_preparation Params = rows_as_given>
+status append(const cache_view<Spec>& view, const step_view& step, int layer, rows_view<const T> rows, slice part = {},
+              const Params& params = {}) {
   static_assert(Spec::is_latent, "kvc: append takes keys and values; only a latent cache takes joint rows");
-  const status s = detail::check_append(view, step, layer, part);
+  const status s = detail::check_append(view, step, layer, part, params);
   if (s != status::ok || step.total_rows() == 0) return s;
   if (rows.data == nullptr) return status::null_pointer;
   int64 item = 0;
   rows_view<const T> rotary = rows;
   rotary.data += Spec::first_stream::model_width;
-  detail::append_stream<Spec, true>(view, step, view.model.slot(layer), rows, part, item);
-  detail::append_stream<Spec, false>(view, step, view.model.slot(layer), rotary, part, item);
+  detail::append_stream<Spec, true>(view, step, view.model.slot(layer), rows, params, part, item);
+  detail::append_stream<Spec, false>(view, step, view.model.slot(layer), rotary, params, part, item);
   return status::ok;
 }
 

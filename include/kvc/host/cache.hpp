@@ -119,21 +119,22 @@ class cache {
     reserve(std::span<const step_request>(&one, 1));
   }
 
-  /// k, v: [rows of the step][kv_heads][head_dim], contiguous; T: float, bf16 or fp16.
-  template <class T>
-  void append(int layer, const T* k, const T* v) {
+  /// k, v: [rows of the step][kv_heads][head_dim], contiguous; T: float, bf16 or fp16. params: append_params, where
+  /// rows come before their normalisation or rotary embedding.
+  template <class T, row_preparation Params = rows_as_given>
+  void append(int layer, const T* k, const T* v, const Params& params = {}) {
     step_.require("append");
     const rows_view<const T> keys = contiguous_rows(k, model_.kv_heads, Spec::key_width);
     const rows_view<const T> values = contiguous_rows(v, model_.kv_heads, Spec::shape_type::head_dim);
-    run("append", [&](slice part) { return host::append<Spec, T>(view(), step(), layer, keys, values, part); });
+    run("append", [&](slice part) { return host::append<Spec, T>(view(), step(), layer, keys, values, part, params); });
     step_.set_appended(layer);
   }
   /// The same for a latent cache. rows: [rows of the step][rank + rotary].
-  template <class T>
-  void append(int layer, const T* rows) {
+  template <class T, row_preparation Params = rows_as_given>
+  void append(int layer, const T* rows, const Params& params = {}) {
     step_.require("append");
     const rows_view<const T> joint = contiguous_rows(rows, 1, Spec::key_width);
-    run("append", [&](slice part) { return host::append<Spec, T>(view(), step(), layer, joint, part); });
+    run("append", [&](slice part) { return host::append<Spec, T>(view(), step(), layer, joint, part, params); });
     step_.set_appended(layer);
   }
 

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include "kvc/rotary/concept.hpp"
+#include "kvc/rotary/pairs.hpp"
 
 namespace kvc::inline v0_1::rotary {
-
-/// Which channels form a rotated pair: (2i, 2i+1) or (i, i + dims/2).
-enum class pairs { interleaved, half_split };
 
 /// Keys arrive and are stored before their rotary embedding; attention rotates row t by the angles of position t, once
 /// per row and tile for all the query heads that share it. Dims: how many leading channels turn (0: all of them).
@@ -26,18 +23,7 @@ struct deferred {
   /// key: [HeadDim], turned in place by cos_sin: [pair_count][2].
   template <int HeadDim, class Team = serial_team>
   KVC_HD static void rotate(float* key, const float* cos_sin, Team team = {}) {
-    constexpr int count = pair_count<HeadDim>;
-    for (int i = team.rank(); i < count; i += team.size()) {
-      const int a = Pairs == pairs::interleaved ? 2 * i : i;
-      const int b = Pairs == pairs::interleaved ? 2 * i + 1 : i + count;
-      const float c = cos_sin[2 * i];
-      const float s = cos_sin[2 * i + 1];
-      const float x = key[a];
-      const float y = key[b];
-      key[a] = x * c - y * s;
-      key[b] = x * s + y * c;
-    }
-    team.sync();
+    turn<Pairs>(key, cos_sin, pair_count<HeadDim>, team);
   }
 };
 

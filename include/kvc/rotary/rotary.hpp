@@ -5,3 +5,4 @@
 
 #include "kvc/rotary/applied.hpp"
 #include "kvc/rotary/deferred.hpp"
+#include "kvc/rotary/pairs.hpp"

@@ -13,6 +13,8 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
   <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend or append): of all rows,
                                     or of those whose ids begin so
+  <!-- host: FOLDER [ID,...] -->    the same of the newest FOLDER/host-*.json: of all rows, or of those with these beginnings
+  <!-- plot: FILE.svg FOLDER -->    a plot of the newest FOLDER/host-*.json, which is written to FILE
   <!-- result: PATH -->             a committed output of a program that needs a GPU, as text
   <!-- quote: PATH -->              text that must stand in a file so; checked, not generated
 
@@ -27,8 +29,10 @@ import subprocess
 import sys
 import textwrap
 
+from plot import ratios
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-START = re.compile(r"^<!-- (code|output|table|report|speed|result|quote): (.+?) -->$")
+START = re.compile(r"^<!-- (code|output|table|report|speed|host|plot|result|quote): (.+?) -->$")
 END = "<!-- end -->"
 
 
@@ -93,9 +97,11 @@ def cell(pattern, value):
     return pattern.format(value)
 
 
-def newest_report(root, folder, pattern):
+def newest_report(root, folder, pattern, without=()):
     reports = []
     for path in (root / folder).glob(pattern):
+        if any(part in path.name for part in without):
+            continue
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             reports.append((data.get("date", ""), path.name, data))
@@ -152,6 +158,70 @@ def speed(root, folder, kind, prefixes=""):
     return "\n".join([*lines, "", "; ".join(a for a in about if a) + f" ([all figures]({folder}/{name}))."])
 
 
+# ---- Speed on the host ---------------------------------------------------------------------------------------------
+
+HOST = [  # heading, field of a row, format
+    ("what", "what", "{}"),
+    ("", "value", "{:,.4g}"),
+    ("unit", "unit", "{}"),
+    ("peer", "peer", "{}"),
+    ("the peer's", "peer_value", "{:,.4g}"),
+    ("ratio", "ratio", "{:.2f}"),
+    ("target", "target", "{:g}"),
+]
+
+
+def newest_host(root, folder):
+    return newest_report(root, folder, "host-*.json", ("host-peers-", ".benchmark."))
+
+
+def host(root, folder, prefixes=""):
+    found = newest_host(root, folder)
+    if found is None:
+        return "*No measurement is committed yet; `bash bench/host.sh` makes one.*"
+    date, name, data = found
+    rows = [r for r in data["rows"] if not prefixes or r["id"].startswith(tuple(prefixes.split(",")))]
+    columns = [c for c in HOST if any(r.get(c[1]) is not None for r in rows)]
+    lines = ["| id | " + " | ".join(c[0] for c in columns) + " |"]
+    lines.append("|---|" + "".join("---|" if c[2] == "{}" else "---:|" for c in columns))
+    for row in rows:
+        if row.get("other_run"):
+            row = {**row, "peer": f"{row['peer']} *"}
+        lines.append(f"| `{row['id']}` | " + " | ".join(cell(c[2], row.get(c[1])) for c in columns) + " |")
+    about = [data["device"], date[:10], f"commit {data['commit']}"]
+    if any(row.get("other_run") for row in rows):
+        peers = data["peers"]
+        about.append("* timed in another run, " + peers["date"][:10] + ", with " +
+                     " and ".join(f"{key} {value}" for key, value in peers["versions"].items()))
+    return "\n".join([*lines, "", "; ".join(about) + f" ([all figures]({folder}/{name}))."])
+
+
+def plot(root, path, folder, page=None):
+    """The link to a plot; the plot itself is written, or compared, by whoever asks for plots()."""
+    if newest_host(root, folder) is None:
+        return "*No measurement is committed yet.*"
+    up = "" if page is None else os.path.relpath(root, page.parent)
+    return f"![ratios to the peers]({os.path.normpath(os.path.join(up, path))})"
+
+
+def plots(root, text):
+    """Path and SVG text of the plots of a page."""
+    for path, folder in re.findall(r"^<!-- plot: (\S+) (\S+) -->$", text, re.M):
+        found = newest_host(root, folder)
+        if found is not None:
+            title = f"ratio to the peer, over 1 is better than it; {found[2]['device']}, {found[0][:10]}"
+            yield root / path, ratios(found[2]["rows"], title)
+
+
+def write_plots(root, text, check):
+    """Sentences of those that were stale or are."""
+    for path, fresh in plots(root, text):
+        if not path.is_file() or path.read_text(encoding="utf-8") != fresh:
+            yield f"stale: {path.relative_to(root)}"
+            if not check:
+                path.write_text(fresh, encoding="utf-8")
+
+
 def result(root, path):
     if not (root / path).is_file():
         return "*Not run on a GPU yet.*"
@@ -177,16 +247,18 @@ def check_quote(root, path, body):
     return body
 
 
-def generate(root, build, kind, arguments, body, up=""):
+def generate(root, build, kind, arguments, body, up="", page=None):
     """up: the way from the page's folder to the root."""
     words = arguments.split()
     if kind == "code":
         return code(root, words[0], words[1].strip("[]") if len(words) > 1 else None)
     if kind == "quote":
         return check_quote(root, words[0], body)
-    if kind in ("report", "speed"):
-        table = report(root, *words) if kind == "report" else speed(root, *words)
+    if kind in ("report", "speed", "host"):
+        table = {"report": report, "speed": speed, "host": host}[kind](root, *words)
         return table.replace("([all figures](", f"([all figures]({up}")
+    if kind == "plot":
+        return plot(root, *words, page)
     if kind == "result":
         return result(root, words[0])
     if build is None or is_left_out(build, words[0]):
@@ -221,7 +293,7 @@ def render(root, build, text, page=None):
             continue
         body = "\n".join(lines[first:i])
         try:
-            fresh = generate(root, build, *start.groups(), body, up)
+            fresh = generate(root, build, *start.groups(), body, up, page)
             if not same(fresh, body):
                 found.append((first, f"stale: {start[1]} {start[2]}"))
                 body = fresh
@@ -253,6 +325,7 @@ def main(arguments):
     for page in [pathlib.Path(a).resolve() for a in rest] or pages(ROOT):
         text = page.read_text(encoding="utf-8")
         fresh, found = render(ROOT, build, text, page)
+        found += [(0, sentence) for sentence in write_plots(ROOT, fresh, check)]
         for line, sentence in found:
             print(f"{page.relative_to(ROOT)}:{line}: {sentence}")
         count += len([f for f in found if check or not f[1].startswith("stale: ")])

@@ -19,6 +19,7 @@ HERE = pathlib.Path(__file__).resolve()
 spec = importlib.util.spec_from_file_location("update", HERE.parent.parent.parent / "docs" / "update.py")
 update = importlib.util.module_from_spec(spec)
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(HERE.parent.parent.parent / "docs"))  # what it imports lies beside it
 spec.loader.exec_module(update)
 
 # Where a path in a code span may start.
@@ -87,6 +88,7 @@ def violations(root, build=None):
     for path in pages(root):
         text = path.read_text(encoding="utf-8")
         found = list(update.render(root, build, text, path)[1])
+        found += [(0, sentence) for sentence in update.write_plots(root, text, check=True)]
         found += dead_links(path, text)
         if path == root / "README.md" or root / "docs" in path.parents:
             found += unsourced_code(text)
@@ -112,6 +114,9 @@ PAGES = [
     ("<!-- table: program 1 -->\n<!-- end -->\n", "stale: table program 1"),
     ("<!-- report: results -->\n<!-- end -->\n", "stale: report results"),
     ("<!-- speed: results attend a -->\n<!-- end -->\n", "stale: speed results attend a"),
+    ("<!-- host: results b -->\n<!-- end -->\n", "stale: host results b"),
+    ("<!-- plot: s.svg results -->\n![ratios to the peers](s.svg)\n<!-- end -->\n", None),
+    ("<!-- plot: t.svg results -->\n![ratios to the peers](t.svg)\n<!-- end -->\n", "stale: t.svg"),
     ("<!-- result: lost.txt -->\n*Not run on a GPU yet.*\n<!-- end -->\n", None),
     ("<!-- result: s.cpp -->\n<!-- end -->\n", "stale: result s.cpp"),
     ("<!-- quote: s.cpp -->\n```text\nint main() {\n```\n<!-- end -->\n", None),
@@ -136,6 +141,13 @@ def self_test():
             (root / "results" / "cuda-x.json").write_text(
                 '{"device": "x", "date": "1", "commit": "c", "rows": [{"id": "append-a", "what": "", "us": 1},'
                 ' {"id": "a1", "what": "one", "us": 2}, {"id": "b1", "what": "two", "us": 3}]}')
+            (root / "results" / "host-x.json").write_text(
+                '{"device": "x", "date": "1", "commit": "c", "peers": {"date": "2", "versions": {"p": "3"}}, "rows": ['
+                '{"id": "a", "what": "", "value": 1}, {"id": "b", "what": "two", "value": 2, "unit": "m", "peer": "p",'
+                ' "peer_value": 4, "ratio": 0.5, "target": 2, "other_run": true}]}')
+            (root / "results" / "host-peers-x.json").write_text('{"date": "3", "rows": []}')
+            (root / "s.svg").write_text(dict(update.plots(root, "<!-- plot: s.svg results -->"))[root / "s.svg"])
+            (root / "t.svg").write_text("another plot")
             (root / "s.cpp").write_text(SOURCE)
             (root / "program").write_text(PROGRAM)
             (root / "program").chmod(0o755)
@@ -147,6 +159,8 @@ def self_test():
             good = good and "| `b` | 1.00000 |" in fresh and "`a`" not in fresh
         if sentence and sentence.startswith("stale: speed"):
             good = good and "| `a1` | one | 2.0 |" in fresh and "append" not in fresh and "b1" not in fresh
+        if sentence and sentence.startswith("stale: host"):
+            good = good and "| `b` | two | 2 | m | p * | 4 | 0.50 | 2 |" in fresh and "`a`" not in fresh
         wrong += not good
         print(f"{'ok ' if good else 'BAD'} {text!r}: {found}")
     print(f"{len(PAGES)} pages, {wrong} judged wrongly")

@@ -6,7 +6,7 @@
 
 --benchmark is Google Benchmark's own file, with aggregates; --engine what kvc_bench_host_engine printed; --peers a
 bench/results/host-peers-*.json. Values are medians, `best` is of the fastest repetition. A ratio over 1 says that ours
-is better, a target is a ratio. Peers of another run are marked: only what one run interleaved is free of the machine's moods.
+is better, a target is a ratio. Peers of another run are marked: the machine may have been in another mood.
 
   host_summary.py --self-test
 """

@@ -20,8 +20,8 @@ def ratios(rows, title):
     def x(value):
         return round(left + width * math.log(value / low) / math.log(high / low), 1)
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 70} {height}" font-family="sans-serif"'
-           ' font-size="12">', '<rect width="100%" height="100%" fill="white"/>',
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 70} {height}"'
+           ' font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" fill="white"/>',
            f'<text x="10" y="20" font-size="14" fill="{TEXT}">{escaped(title)}</text>']
     power = low
     while power <= high * 1.001:

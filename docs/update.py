@@ -13,7 +13,7 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
   <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend or append): of all rows,
                                     or of those whose ids begin so
-  <!-- host: FOLDER [ID,...] -->    the same of the newest FOLDER/host-*.json: of all rows, or of those with these beginnings
+  <!-- host: FOLDER [ID,...] -->    the same of the newest FOLDER/host-*.json
   <!-- plot: FILE.svg FOLDER -->    a plot of the newest FOLDER/host-*.json, which is written to FILE
   <!-- result: PATH -->             a committed output of a program that needs a GPU, as text
   <!-- quote: PATH -->              text that must stand in a file so; checked, not generated

@@ -24,6 +24,9 @@ int main() {
   print<engine::kivi_cache>("their append by slot mapping:", kvc::operation::append_slots);
   using before_rotary = kvc::compose<model, kvc::rotary::deferred<>, kvc::quant::integer<4, 32>>;
   print<before_rotary>("keys before their rotary embedding:", kvc::operation::attend);
+  using in_a_basis = kvc::compose<model, kvc::rotary::deferred<>, kvc::dims::low_rank<48>,
+                                  kvc::quant::rotated<kvc::quant::integer<4>>>;
+  print<in_a_basis>("the same in a basis:", kvc::operation::attend);
 
   // [missing]
   const kvc::status s = engine::attend(kvc::clla_cache<engine::model>::name(), {}, nullptr);

@@ -51,9 +51,14 @@ static_assert(has(route<plain>(operation::attend).why, "bf16 holds the elements 
 static_assert(attends<kivi>("keys per channel, values as stored"));
 static_assert(attends<odd_groups>("keys decoded"));
 static_assert(attends<fp32>("keys pairs of bf16"));
-static_assert(attends<before_rotary>("keys row by row, values as stored"));
+static_assert(attends<before_rotary>("keys turned, values as stored"));
+static_assert(attends<compose<model, half_split<>, low_rank<64>, integer<4, 128>>>("keys expanded"));
+static_assert(attends<compose<shape<1, 32, 8, 256>, half_split<>, low_rank<128>, integer<4, 128>>>("keys by warps"));
+static_assert(attends<compose<model, half_split<>, none<float>>>("keys turned"));
+static_assert(attends<compose<model, half_split<>, low_rank<64>, none<float>>>("keys row by row"));
 static_assert(attends<flagship>("latent as stored, rotary key as stored"));
-static_assert(is_slow<before_rotary>(operation::attend) && !is_slow<int4>(operation::attend));
+static_assert(!is_slow<before_rotary>(operation::attend) && !is_slow<int4>(operation::attend));
+static_assert(is_slow<compose<model, half_split<>, low_rank<64>, none<float>>>(operation::attend));
 static_assert(!is_slow<flagship>(operation::attend) && !is_slow<flagship>(operation::append));
 
 static_assert(has(route<kivi>(operation::append).kernel, "seal_kernel"));

@@ -95,6 +95,7 @@ enum class dims_defect {
   fold_beside,
   initialise_beside,
   false_identity,
+  basis_transposed,
 };
 
 template <dims_defect D>
@@ -133,6 +134,11 @@ struct faulty_dims {
       folded[i] = (q[2 * i] + q[2 * i + 1]) * (D == dims_defect::fold_not_transposed ? c[0] : 1.0f);
     }
     if (D == dims_defect::fold_beside) folded[HeadDim / 2] = 0;
+  }
+  template <int HeadDim>
+  static float basis(int r, int c, const float* /*constants*/) requires(D == dims_defect::none ||
+                                                                        D == dims_defect::basis_transposed) {
+    return (D == dims_defect::none ? c / 2 == r : r / 2 == c) ? 1.0f : 0.0f;
   }
 };
 
@@ -274,6 +280,7 @@ TEST_CASE("the dims suite finds each defect") {
   finds(dims_report<d::expand_beside>(), "expand writes HeadDim channels and no more");
   finds(dims_report<d::fold_beside>(), "fold_query writes width channels and no more");
   finds(dims_report<d::initialise_beside>(), "initialise writes calibration_floats constants and no more");
+  finds(dims_report<d::basis_transposed>(), "basis is what expand multiplies with");
   finds(dims_report<d::false_identity>(), "a policy with is_identity keeps rows as they are");
 }
 

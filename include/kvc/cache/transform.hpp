@@ -155,14 +155,19 @@ struct transform {
       team.sync();
       return 0;
     } else {
-      if constexpr (dims_take_team<Team>) {
-        dims_policy::template fold_query<model_width>(query, folded, constants, team);
-      } else {
-        if (team.rank() == 0) dims_policy::template fold_query<model_width>(query, folded, constants);
-        team.sync();
-      }
+      fold_dims(query, folded, constants, team);
       return stack::fold_query(folded, constants + Stream::dims_floats, team);
     }
+  }
+
+  /// Channel c of the model's row by a stored one: row[c] = <folded, stored> + what it returns, as all of it is affine.
+  /// folded: [width]; unit: [model_width] of memory to work in.
+  template <class Team>
+  KVC_HD static float fold_channel(int channel, float* unit, float* folded, const float* constants, Team team) {
+    for (int i = team.rank(); i < model_width; i += team.size()) unit[i] = i == channel ? 1.0f : 0.0f;
+    team.sync();
+    fold_dims(unit, folded, constants, team);
+    return stack::fold_query(folded, constants + Stream::dims_floats, team);
   }
 
   /// sum: [width], a sum of stored rows with weights of total `mass`, overwritten -> output: [model_width].
@@ -179,6 +184,15 @@ struct transform {
   }
 
  private:
+  template <class Team>
+  KVC_HD static void fold_dims(const float* query, float* folded, const float* constants, Team team) {
+    if constexpr (dims_take_team<Team>) {
+      dims_policy::template fold_query<model_width>(query, folded, constants, team);
+    } else {
+      if (team.rank() == 0) dims_policy::template fold_query<model_width>(query, folded, constants);
+      team.sync();
+    }
+  }
   template <class Team>
   KVC_HD static void expand(const float* stored, float* row, const float* constants, Team team) {
     if constexpr (dims_take_team<Team>) {

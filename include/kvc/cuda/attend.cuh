@@ -84,8 +84,8 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
 /// or synchronizes, and reads lengths and tables on the device only, so that a captured graph replays with others
 /// within `bounds`. q: [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse:
 /// [rows][query_heads] or null, natural logarithm, -inf where a query sees nothing (its output is zero). All pointers
-/// are the device's; workspace: attend_workspace_bytes of these bounds and this device, aligned to 16 bytes. Products
-/// are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor.
+/// are the device's; workspace: attend_workspace_bytes of these bounds and this device; it and a table of angles are
+/// aligned to 16 bytes. Products are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,
@@ -102,6 +102,7 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   if (workspace_bytes < attend_workspace_bytes<Spec>(view.model, bounds, device)) return status::workspace_too_small;
   if constexpr (Spec::first_stream::is_deferred) {
     if (params.rotary.cos_sin == nullptr) return status::null_pointer;
+    if (reinterpret_cast<size_type>(params.rotary.cos_sin) % 16 != 0) return status::misaligned;
     if (params.rotary.pairs != Spec::rotary_policy::template pair_count<Spec::shape_type::head_dim>) {
       return status::invalid_argument;
     }

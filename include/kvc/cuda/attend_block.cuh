@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/attention/state.hpp"
+#include "kvc/cuda/attend_expand.cuh"
 #include "kvc/cuda/attend_plan.hpp"
 #include "kvc/cuda/attend_spans.cuh"
 #include "kvc/cuda/attend_tile.cuh"
@@ -31,6 +32,16 @@
 
 namespace kvc::inline v0_1::cuda::detail {
 
+/// Tiles of the first stream: those of keys before their rotary embedding are expanded, where they cannot be turned as
+/// they are decoded.
+template <class Spec, int Rows, int Limbs, bool Folds, int Threads>
+struct scored_tile {
+  using stream_type = stream_of<Spec, true>;
+  using tile = device_tile<Spec, true, true, Rows, Limbs, Folds, Threads>;
+  static constexpr bool expands = stream_type::is_deferred && Limbs == 1 && !tile::turns;
+  using type = std::conditional_t<expands, expanded_tile<Spec, Rows, Threads>, tile>;
+};
+
 template <class Spec, int Queries>
 struct attend_layout {
   using shape = attend_shape<Spec>;
@@ -39,7 +50,8 @@ struct attend_layout {
   static constexpr bool folds = Queries <= 16;  // for more queries decoding costs little, and registers would run out
   static constexpr int warps = shape::warps;
   static constexpr int threads = shape::threads;
-  using first_tile = device_tile<Spec, true, true, rows, limbs, folds, threads>;
+  using first_tile = typename scored_tile<Spec, rows, limbs, folds, threads>::type;
+  static constexpr bool expands = scored_tile<Spec, rows, limbs, folds, threads>::expands;
   using second_tile = device_tile<Spec, false, Spec::is_latent, rows, limbs, folds, threads>;
   using value_tile = device_tile<Spec, Spec::is_latent, Spec::is_latent, rows, limbs, folds, threads>;
 
@@ -49,7 +61,7 @@ struct attend_layout {
   static constexpr int warp_queries = ceil_div(query_blocks, warp_stride);
   static constexpr int value_blocks = shape::value_pitch / 16;
   static constexpr int warp_values = ceil_div(value_blocks, warps);
-  static constexpr int groups = first_tile::groups + second_tile::groups;
+  static constexpr int groups = first_tile::constant_groups + second_tile::groups;
   static constexpr int weight_groups = max_of(1, value_tile::groups);
 
   // Strides in elements; an odd number of 16-byte slots each.
@@ -65,7 +77,12 @@ struct attend_layout {
   static constexpr int query_at = 0;
   static constexpr int tile_at = query_at + limbs * Queries * query_stride * 2;
   static constexpr int weight_at = tile_at + limbs * limb_stride * 2;
-  static constexpr int weight_bytes = max_of(limbs * weight_groups * rows * weight_stride * 2, threads * 16);
+  static constexpr int expanding_bytes = [] {
+    if constexpr (expands) return first_tile::work_bytes;
+    return 0;
+  }();
+  static constexpr int weight_bytes =
+      max_of(expanding_bytes, max_of(limbs* weight_groups* rows* weight_stride * 2, threads * 16));
   static constexpr int stage_at = weight_at + weight_bytes;
   static constexpr int constant_at = stage_at + stages * stage_bytes;
   static constexpr int maxima_at = constant_at + groups * rows * 8;
@@ -80,9 +97,14 @@ struct attend_layout {
                                     ? 1
                                     : max_of(1, min_of(shape::blocks, device_limits{}.shared_bytes / (bytes + 1024)));
 
-  // Queries are folded in fp32 where the tiles will lie.
+  // Queries are folded in fp32 where the tiles will lie, and bases made.
   static constexpr int fold_floats = Spec::query_width + shape::score_pitch;
   static_assert(warps * fold_floats * 4 <= constant_at - tile_at);
+  static constexpr int making_bytes = [] {
+    if constexpr (expands) return warps * first_tile::making_floats * 4;
+    return 0;
+  }();
+  static_assert(making_bytes <= constant_at - tile_at);
   static_assert(row_blocks * weight_groups * Queries * 4 <= weight_bytes);
 };
 
@@ -132,6 +154,12 @@ struct attend_block {
   /// Sums of rounded weights, for what is above the values: as a product with ones, per group of this warp.
   static constexpr int one_sums = value_tile::above + value_tile::middle == 0 ? 0 : one_group ? 1 : layout::warp_values;
   using weight_sums = float[max_of(1, one_sums)][layout::query_blocks][4];
+  static constexpr bool expands_by_product = [] {
+    if constexpr (layout::expands) return first_tile::by_product;
+    return false;
+  }();
+  /// The scores of expanded keys are made of each warp's part of the channels.
+  static constexpr bool scores_parts = expands_by_product && layout::query_blocks == 1;
   using held_queries = uint32[held_products][2][2];  ///< of a product of 16 channels, per block of queries
 
   const cache_view<Spec>& view;
@@ -188,7 +216,7 @@ struct attend_block {
   __device__ byte* stage(int i) const { return shared + layout::stage_at + i * layout::stage_bytes; }
   /// {scale, offset}: [groups of the first stream, then of the second][rows]
   __device__ float2* first_scales() const { return reinterpret_cast<float2*>(shared + layout::constant_at); }
-  __device__ float2* second_scales() const { return first_scales() + first_tile::groups * layout::rows; }
+  __device__ float2* second_scales() const { return first_scales() + first_tile::constant_groups * layout::rows; }
   __device__ float2* value_scales() const { return Spec::is_latent ? first_scales() : second_scales(); }
   __device__ float* maxima() const { return reinterpret_cast<float*>(shared + layout::maxima_at); }
   __device__ float* shifts() const { return reinterpret_cast<float*>(shared + layout::shift_at); }
@@ -201,8 +229,8 @@ struct attend_block {
 
   // ---- Queries into the stored space, once: one warp per query.
 
-  static constexpr bool has_shift =
-      !transform<first>::stack::is_identity || (Spec::is_latent && !transform<second>::stack::is_identity);
+  static constexpr bool has_shift = (!first::is_deferred && !transform<first>::stack::is_identity) ||
+                                    (Spec::is_latent && !transform<second>::stack::is_identity);
 
   __device__ void fold(const rows_view<const T>& q) const;
   /// A folded query in the order of the tile's slots, and the sums of its groups as they were rounded.
@@ -229,6 +257,12 @@ struct attend_block {
   /// The same for pairs of bf16 where a key is infinite: the products of its parts would give NaN.
   __device__ void score_plainly(scores& s) const;
   __device__ void score(scores& s, const held_queries& held) const;
+
+  /// The scores of a tile of stored rows that have to be expanded: from parts, or after the keys have taken the rows'
+  /// place. `finite`: the rows have no infinities.
+  template <class Basis>
+  __device__ void score_expanded(scores& s, const Basis& basis, const held_queries& held, const cursor& c,
+                                 bool finite) const;
 
   /// Which of this thread's scores are of rows that the query does not see: bit 4 j + i for s[j][i].
   __device__ uint32 hidden_scores(const cursor& c, const span_finder<Spec, layout::rows>& find) const;

@@ -21,6 +21,19 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
   fold(q);
   __syncthreads();
 
+  const auto make_basis = [&] {
+    if constexpr (expands_by_product) {
+      typename first_tile::basis basis;
+      basis.make(first_constants(),
+                 reinterpret_cast<float*>(shared + layout::tile_at) + warp() * first_tile::making_floats, warp());
+      if constexpr (scores_parts) basis.take_queries(queries(0), layout::query_stride, warp());
+      __syncthreads();  // its memory is free
+      return basis;
+    } else {
+      return no_basis{};
+    }
+  };
+  const auto basis = make_basis();
   held_queries held;
   hold<first_tile, 0>(held);
   if constexpr (Spec::is_latent) hold<second_tile, shape::first_pitch>(held);
@@ -88,7 +101,11 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
     __syncthreads();  // the tile is there
 
     scores s;
-    score(s, held);
+    if constexpr (layout::expands) {
+      score_expanded(s, basis, held, c, whole && !first_tile::holds_infinities);
+    } else {
+      score(s, held);
+    }
     const uint32 hidden = whole ? 0 : hidden_scores(c, find);
 #pragma unroll
     for (int j = 0; j < layout::warp_queries; ++j) {

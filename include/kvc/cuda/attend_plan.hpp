@@ -50,7 +50,7 @@ struct attend_shape {
   static constexpr int block_queries(int64 queries) { return queries <= few ? few : many; }
 
   /// Blocks of few queries that a multiprocessor holds at a time, about: what splits aim to fill.
-  static constexpr int blocks = tile_pitch * limbs > 256 ? 1 : 5;
+  static constexpr int blocks = tile_pitch * limbs > 256 ? 1 : first::is_deferred ? 3 : 5;
 
   /// Floats of one partial result: o, then m and l.
   static constexpr int partial_floats = value_pitch + 2;
@@ -64,6 +64,20 @@ struct attend_plan {
   int splits = 0;        ///< of a sequence's rows
 };
 
+/// From `least` on, up to `most` and 8 times as many: the number of splits whose blocks fill the device best to the
+/// end, where each more costs as much as 3 % of the work. For blocks of which few run at once.
+constexpr int64 full_waves(int64 blocks, int64 at_once, int64 least, int64 most) {
+  int64 best = least;
+  double best_share = 0;
+  for (int64 s = least; s == least || s <= min_of<int64>(most, 8 * least); ++s) {
+    const double waves = static_cast<double>(blocks * s) / static_cast<double>(at_once);
+    const double whole = static_cast<double>(ceil_div(blocks * s, at_once));
+    const double share = waves / whole / (1 + 0.03 * static_cast<double>(s) / static_cast<double>(least));
+    if (share > best_share) best = s, best_share = share;
+  }
+  return best;
+}
+
 /// Splits fill the device when sequences, heads and query blocks do not.
 template <class Spec>
 constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds& bounds, const device_limits& device) {
@@ -74,7 +88,9 @@ constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds&
   plan.query_blocks = static_cast<int>(ceil_div<int64>(max_of<int64>(queries, 1), plan.queries));
   const int64 blocks = static_cast<int64>(bounds.sequences) * model.stored_heads() * plan.query_blocks;
   const int64 tiles = ceil_div<int64>(bounds.max_length, shape::tile_rows);
-  const int64 wanted = max_of<int64>(1, shape::blocks * device.multiprocessors / max_of<int64>(blocks, 1));
+  const int64 at_once = shape::blocks * device.multiprocessors;
+  int64 wanted = max_of<int64>(1, at_once / max_of<int64>(blocks, 1));
+  if (shape::first::is_deferred) wanted = full_waves(max_of<int64>(blocks, 1), at_once, wanted, tiles / 16);
   plan.splits =
       static_cast<int>(max_of<int64>(1, min_of<int64>(min_of<int64>(wanted, ceil_div<int64>(tiles, 4)), most_splits)));
   return plan;

@@ -283,6 +283,61 @@ __device__ void attend_block<Spec, T, Queries>::score(scores& s, const held_quer
 }
 
 template <class Spec, class T, int Queries>
+template <class Basis>
+__device__ void attend_block<Spec, T, Queries>::score_expanded(scores& s, const Basis& basis, const held_queries& held,
+                                                               const cursor& c, bool finite) const {
+  byte* work = shared + layout::weight_at;
+  if constexpr (expands_by_product) {
+    if (finite || !__syncthreads_or(has_not_finite(first_tile::stored::pitch))) {
+      const auto expand = [&](int block, uint32(&k)[first_tile::share][4]) {
+        basis.expand(tile(0), layout::tile_stride, first_scales(), params.rotary, c.begin, c.rows.end, block, warp(),
+                     k);
+      };
+      if constexpr (scores_parts) {
+        float4* parts = reinterpret_cast<float4*>(work);  // [active warps][row_blocks][32]
+        if (warp() < first_tile::active) {
+#pragma unroll
+          for (int block = 0; block < layout::row_blocks; ++block) {
+            uint32 k[first_tile::share][4];
+            expand(block, k);
+            float d[4] = {};
+#pragma unroll
+            for (int i = 0; i < first_tile::share; ++i) {
+              if (first_tile::has(warp(), i)) multiply_add(d, k[i], basis.queries[i][0], basis.queries[i][1]);
+            }
+            parts[(warp() * layout::row_blocks + block) * 32 + lane()] = make_float4(d[0], d[1], d[2], d[3]);
+          }
+        }
+        __syncthreads();
+        for (int i = 0; i < 4; ++i) s[0][i] = 0;
+#pragma unroll
+        for (int w = 0; w < first_tile::active; ++w) {
+          const float4 part = parts[(w * layout::row_blocks + warp() % layout::row_blocks) * 32 + lane()];
+          s[0][0] += part.x, s[0][1] += part.y, s[0][2] += part.z, s[0][3] += part.w;
+        }
+      } else {
+        uint32 k[layout::row_blocks][first_tile::share][4];
+#pragma unroll
+        for (int block = 0; block < layout::row_blocks; ++block) expand(block, k[block]);
+        __syncthreads();  // the stored rows were read
+#pragma unroll
+        for (int block = 0; block < layout::row_blocks; ++block) {
+          first_tile::put(k[block], tile(0), layout::tile_stride, block, warp());
+        }
+        __syncthreads();
+        score(s, held);
+      }
+      return;
+    }
+  }
+  float* scratch = reinterpret_cast<float*>(work) + warp() * first_tile::row_floats;
+  first_tile::expand_rows(tile(0), layout::tile_stride, first_scales(), first_constants(), params.rotary, c.begin,
+                          c.rows.end, scratch, warp());
+  __syncthreads();
+  score(s, held);
+}
+
+template <class Spec, class T, int Queries>
 __device__ uint32 attend_block<Spec, T, Queries>::hidden_scores(const cursor& c,
                                                                 const span_finder<Spec, layout::rows>& find) const {
   uint32 hidden = 0;

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kvc/cache/rows.hpp"
+#include "kvc/cuda/attend_turn.cuh"
 #include "kvc/cuda/codes.cuh"
 
 // From pages to shared memory: a tile of rows of one stream, first as it is stored (staged), then as bf16 (decoded).
@@ -81,7 +82,10 @@ struct device_tile {
   using units = unit_codes<codec, stream_type::width>;
 
   static constexpr bool expands = Scored && stream_type::is_deferred;
-  static constexpr bool by_rows = expands || !quant::detail::has_decode_channels<codec, stream_type::width>;
+  static constexpr bool has_chunks = quant::detail::has_decode_channels<codec, stream_type::width>;
+  using turn = turning<stream_type>;
+  static constexpr bool turns = expands && has_chunks && turn::exists;  ///< as chunks are decoded
+  static constexpr bool by_rows = (expands && !turns) || !has_chunks;
   static constexpr int width = expands ? stream_type::model_width : stream_type::width;
   static constexpr int chunks = ceil_div(width, 16);
   static constexpr int pitch = 16 * chunks;  ///< channels in shared memory, zero beyond width
@@ -91,16 +95,21 @@ struct device_tile {
 
   /// Whether threads keep the constants of their channels.
   using by_channel = channel_codes<codec, stream_type::width>;
-  static constexpr bool keeps_channels =
-      by_channel::exists && !by_rows && Limbs == 1 && Threads % chunks == 0 && per_group % (Threads / chunks) == 0;
+  static constexpr int row_threads = turns ? chunks / turn::chunks : chunks;  ///< that share a row
+  static constexpr bool keeps_channels = by_channel::exists && !by_rows && Limbs == 1 && Threads % row_threads == 0 &&
+                                         per_group % (Threads / row_threads) == 0;
   using form = tile_form<std::conditional_t<keeps_channels, channel_order<by_channel>, units>,
-                         keeps_channels || (uses_units<units>(Folds) && !by_rows && Limbs == 1)>;
+                         keeps_channels || (uses_units<units>(Folds) && !by_rows && !turns && Limbs == 1)>;
   static constexpr bool in_units = form::in_units;
   static constexpr int groups = form::groups;  ///< of a row's constants, 0 where it has none
+  static constexpr int constant_groups = groups;
   static constexpr bool has_offset = form::has_offset;
   static constexpr float above = form::above;  ///< in every element of a sealed row
   static constexpr float middle = form::middle;
   static constexpr int group_chunks = form::in_units ? form::group_chunks : chunks;
+
+  /// Whether the chunks of a row are decoded by different code.
+  static constexpr bool chunks_differ = in_units && requires { units::chunks_differ; };
 
   static constexpr int row_bytes = stream_type::row_bytes;
   static constexpr int group_bytes = stream_type::group_bytes;
@@ -181,7 +190,9 @@ struct device_tile {
   __device__ static void decode(const rows_type& at, int tile, int low, int high, bool exact, const byte* staged,
                                 const float* constants, const rotary::table_view& table, uint16* out, int stride,
                                 int limb_stride) {
-    if constexpr (by_rows) {
+    if constexpr (turns) {
+      decode_turned(at, tile, low, high, exact, staged, constants, table, out, stride, limb_stride);
+    } else if constexpr (by_rows) {
       for (int r = static_cast<int>(threadIdx.x); r < Rows; r += Threads) {
         float x[pitch] = {};
         if (r >= low && r < high) read_row(at, tile, r, exact, staged, constants, table, x);
@@ -195,7 +206,9 @@ struct device_tile {
         for (int begin = 0; begin < Rows * chunks; begin += Threads) {
           const int u = begin + static_cast<int>(threadIdx.x);
           if (Rows * chunks % Threads != 0 && u >= Rows * chunks) break;
-          decode_chunk(u / chunks, u % chunks, staged, out + u / chunks * stride, limb_stride);
+          const int r = chunks_differ ? u % Rows : u / chunks;
+          const int c = chunks_differ ? u / Rows : u % chunks;
+          decode_chunk(r, c, staged, out + r * stride, limb_stride);
         }
       }
     } else {
@@ -208,13 +221,7 @@ struct device_tile {
           continue;
         }
         float x[16] = {};
-        if (r >= low && r < high) {
-          const byte* row = at.exact_row(tile + r);
-          for (int i = 0; i < 16; ++i) {
-            const int channel = 16 * c + form::channel(i);
-            if (channel < width) x[i] = exact_at(row, channel);
-          }
-        }
+        if (r >= low && r < high) read_exact(at.exact_row(tile + r), c, x);
         store(x, c, out + r * stride, limb_stride);
       }
     }
@@ -237,6 +244,107 @@ struct device_tile {
       }
     }
   }
+
+  // Rows that are turned: a thread has whole pairs, in one chunk or two.
+
+  using channels = float[turn::chunks][16];
+  __device__ static int turned_chunk(int c, int h) {
+    return c + h * row_threads;
+  }
+  __device__ static const float* mean_of(const float* constants) {
+    return constants + stream_type::dims_floats;
+  }
+
+  __device__ static void decode_turned(const rows_type& at, int tile, int low, int high, bool exact, const byte* staged,
+                                       const float* constants, const rotary::table_view& table, uint16* out, int stride,
+                                       int limb_stride) {
+    if constexpr (turns) {
+      const bool sealed = stream_type::exact_rows == 0 || !exact;
+      if (keeps_channels && sealed && low == 0 && high == Rows) {
+        decode_turned_channels(tile, staged, constants, table, out, stride, limb_stride);
+        return;
+      }
+#pragma unroll 1
+      for (int u = static_cast<int>(threadIdx.x); u < Rows * row_threads; u += Threads) {
+        const int r = u / row_threads;
+        const int c = u % row_threads;
+        channels x = {};
+        if (r >= low && r < high) {
+#pragma unroll
+          for (int h = 0; h < turn::chunks; ++h) {
+            const int chunk = turned_chunk(c, h);
+            if (!sealed) {
+              read_exact(at.exact_row(tile + r), chunk, x[h]);
+            } else if constexpr (keeps_channels) {
+              by_channel codes;
+              codes.load_constants(group_at(r, staged), 16 * chunk);
+              codes.decode(staged + r * row_bytes, 16 * chunk, x[h]);
+            } else {
+              codec::template decode_channels<width>(staged + r * row_bytes, group_at(r, staged), 16 * chunk, x[h]);
+            }
+            if constexpr (turn::has_mean) {
+              for (int i = 0; i < 16; ++i) {
+                const int channel = 16 * chunk + form::channel(i);
+                if (channel < width) x[h][i] += mean_of(constants)[channel];
+              }
+            }
+          }
+          turn_channels(x, c, turn::order::row(table, tile + r));
+        }
+        for (int h = 0; h < turn::chunks; ++h) store(x[h], turned_chunk(c, h), out + r * stride, limb_stride);
+      }
+    }
+  }
+  /// A whole tile of sealed rows, constants per channel.
+  __device__ static void decode_turned_channels(int tile, const byte* staged, const float* constants,
+                                                const rotary::table_view& table, uint16* out, int stride,
+                                                int limb_stride) {
+    if constexpr (keeps_channels) {
+      const int c = static_cast<int>(threadIdx.x) % row_threads;
+      constexpr int rows_at_once = Threads / row_threads;
+      by_channel codes[turn::chunks];
+#pragma unroll
+      for (int begin = 0; begin < Rows; begin += rows_at_once) {
+        const int r = begin + static_cast<int>(threadIdx.x) / row_threads;
+        channels x;
+#pragma unroll
+        for (int h = 0; h < turn::chunks; ++h) {
+          const int chunk = turned_chunk(c, h);
+          if (begin % min_of(per_group, Rows) == 0) {
+            codes[h].load_constants(group_at(begin, staged), 16 * chunk);
+            if constexpr (turn::has_mean) {
+              for (int i = 0; i < 16; ++i) codes[h].offset[i] += mean_of(constants)[16 * chunk + form::channel(i)];
+            }
+          }
+          codes[h].decode(staged + r * row_bytes, 16 * chunk, x[h]);
+        }
+        turn_channels(x, c, turn::order::row(table, tile + r));
+#pragma unroll
+        for (int h = 0; h < turn::chunks; ++h) store(x[h], turned_chunk(c, h), out + r * stride, limb_stride);
+      }
+    }
+  }
+  /// angles: of the row.
+  __device__ static void turn_channels(channels& x, int c, const float* angles) {
+    constexpr int pairs = 8 * turn::chunks;
+#pragma unroll
+    for (int i = 0; i < pairs; i += 2) {
+      const float4 a = turn::order::angles(angles, pairs * c + i);
+      if constexpr (turn::order::halves) {
+        turn_pair(x[0][position(i)], x[turn::chunks - 1][position(i)], a.x, a.y);
+        turn_pair(x[0][position(i + 1)], x[turn::chunks - 1][position(i + 1)], a.z, a.w);
+      } else {
+        turn_pair(x[0][position(2 * i)], x[0][position(2 * i + 1)], a.x, a.y);
+        turn_pair(x[0][position(2 * i + 2)], x[0][position(2 * i + 3)], a.z, a.w);
+      }
+    }
+  }
+  /// Of a channel of a chunk.
+  KVC_HD static constexpr int position(int channel) {
+    if constexpr (keeps_channels) return by_channel::position(channel);
+    return channel;
+  }
+
   __device__ static void decode_chunk(int r, int c, const byte* staged, uint16* out, int limb_stride) {
     if constexpr (keeps_channels) {
       uint32 w[8];
@@ -280,10 +388,15 @@ struct device_tile {
     return staged + codes_bytes + (per_group >= Rows ? 0 : row / per_group) * group_bytes;
   }
 
-  __device__ static float exact_at(const byte* row, int channel) {
-    bf16 b;
-    __builtin_memcpy(&b, __builtin_assume_aligned(row + 2 * channel, 2), 2);
-    return b.value();
+  /// A chunk of an exact row, by position.
+  __device__ static void read_exact(const byte* row, int chunk, float (&x)[16]) {
+    for (int i = 0; i < 16; ++i) {
+      const int channel = 16 * chunk + form::channel(i);
+      if (channel >= width) continue;
+      bf16 b;
+      __builtin_memcpy(&b, __builtin_assume_aligned(row + 2 * channel, 2), 2);
+      x[i] = b.value();
+    }
   }
 
   /// A whole row by one thread: as it is scored, after expansion and rotation where keys are stored before those.

@@ -32,6 +32,27 @@ __device__ inline uint32 masked_or(uint32 word, uint32 mask, uint32 bits) {
 /// Twice the bf16 that is 128 + n, for n below 128 in either half.
 inline constexpr uint32 bf16_128 = 0x43004300u;
 
+/// 16 packed codes of Bits bits, at most 6, as bf16 pairs in their order: 128 + Factor (1 or 2) times the code.
+template <int Bits, int Factor, int Align>
+__device__ inline void insert_pairs(const byte* packed, uint32 (&w)[8]) {
+  static_assert(Bits <= 6 && (Factor == 1 || Factor == 2));
+  constexpr uint32 mask = ((1u << Bits) - 1u) * Factor;
+  alignas(16) uint32 words[(Bits + 1) / 2 + 1] = {};
+  __builtin_memcpy(words, __builtin_assume_aligned(packed, Align), 2 * Bits);
+  // The bits from `bit` on, at the bottom of a word; above the first, they are moved up.
+  const auto from = [&](int bit) {
+    if (bit < 0) return words[0] << -bit;
+    if (bit % 32 == 0) return words[bit / 32];
+    return __funnelshift_r(words[bit / 32], words[bit / 32 + 1], static_cast<uint32>(bit % 32));
+  };
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const uint32 low = from(2 * i * Bits - (Factor - 1));
+    const uint32 high = from((2 * i + 1) * Bits - 16 - (Factor - 1));
+    w[i] = masked_or(high, mask << 16, masked_or(low, mask, bf16_128));
+  }
+}
+
 /// 16 packed codes of Bits bits as bf16 pairs: u = factor * code - bias, so that u is an integer and the grid's value
 /// scale / factor * u + offset. What is loaded is u + above; see channel().
 template <int Bits, quant::grid Grid, int Align>
@@ -45,6 +66,12 @@ struct packed_units {
     if (Bits == 4) return position / 8 * 8 + position % 8 / 2 + position % 2 * 4;
     if (Bits == 2) return position / 2 + position % 2 * 8;
     return position;
+  }
+  /// The inverse.
+  KVC_HD static constexpr int position(int channel) {
+    if (Bits == 4) return channel / 8 * 8 + channel % 4 * 2 + channel % 8 / 4;
+    if (Bits == 2) return channel % 8 * 2 + channel / 8;
+    return channel;
   }
   __device__ static void load(const byte* packed, uint32 (&w)[8]) {
     constexpr uint32 mask = (1u << Bits) - 1u;
@@ -119,6 +146,7 @@ requires(Width % 16 == 0) struct channel_codes<quant::integer<Bits, Group, Grid,
   float offset[16];
 
   KVC_HD static constexpr int channel(int position) { return units::channel(position); }
+  KVC_HD static constexpr int position(int channel) { return units::position(channel); }
 
   /// The constants of channels [channel, channel + 16) of a group, by position.
   __device__ void load_constants(const byte* group_constants, int channel) {
@@ -132,14 +160,22 @@ requires(Width % 16 == 0) struct channel_codes<quant::integer<Bits, Group, Grid,
       offset[i] = g.offset - units::above * scale[i];
     }
   }
-  /// The chunk of one row, decoded, as bf16 pairs.
-  __device__ void load(const byte* row_codes, int channel, uint32 (&w)[8]) const {
+  /// The chunk of one row, decoded, by position.
+  __device__ void decode(const byte* row_codes, int channel, float (&x)[16]) const {
+    uint32 w[8];
     units::load(row_codes + channel * Bits / 8, w);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      w[i] = pack_bf16(low_bf16(w[i]) * scale[2 * i] + offset[2 * i],
-                       high_bf16(w[i]) * scale[2 * i + 1] + offset[2 * i + 1]);
+      x[2 * i] = low_bf16(w[i]) * scale[2 * i] + offset[2 * i];
+      x[2 * i + 1] = high_bf16(w[i]) * scale[2 * i + 1] + offset[2 * i + 1];
     }
+  }
+  /// The same as bf16 pairs.
+  __device__ void load(const byte* row_codes, int channel, uint32 (&w)[8]) const {
+    float x[16];
+    decode(row_codes, channel, x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) w[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
   }
 };
 
@@ -196,9 +232,7 @@ requires(Width % 16 == 0 &&
 
  private:
   __device__ static uint32 scale_up(uint32 x) {
-    uint32 out;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(x), "r"(0x7b807b80u), "r"(0x80008000u));
-    return out;
+    return multiply_add_pair(x, 0x7b807b80u, 0x80008000u);
   }
 };
 
@@ -211,29 +245,47 @@ requires(Width % 16 == 0 && quant::tapered<Runs...>::in_chunks) struct unit_code
   static constexpr bool has_offset = false;
   static constexpr float above = 0;
   static constexpr float middle = 0;
+  static constexpr bool chunks_differ = true;  ///< in their code: threads of a warp had better load the same one
 
   KVC_HD static constexpr int channel(int position) { return position; }
   __device__ static void load(const byte* row_codes, int channel, uint32 (&w)[8]) {
-    int first = 0;
-    ((channel >= first && channel < first + Runs::channels ? load_run<Runs>(row_codes, channel - first, w) : (void)0,
-      first += Runs::channels, row_codes += Runs::channels * Runs::bits / 8),
-     ...);
+    load_from<0, 0, Runs...>(row_codes, channel, w);
   }
   __device__ static float2 constants(const byte* at, int) {
     return make_float2(codec::constants_of::load(at).scale, 0);
   }
 
  private:
-  template <class Run>
-  __device__ static void load_run(const byte* codes, int channel, uint32 (&w)[8]) {
-    constexpr float bias = 0.5f * static_cast<float>((1 << Run::bits) - 1);
-    uint32 c[16];
-    quant::unpack_chunk<Run::bits, 2>(codes + channel * Run::bits / 8, c);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      w[i] = pack_bf16(bits_float(0x4b000000u | c[2 * i]) - 8388608.0f - bias,
-                       bits_float(0x4b000000u | c[2 * i + 1]) - 8388608.0f - bias);
+  /// Of the runs from channel First on, whose codes begin at byte Offset of the row.
+  template <int First, int Offset, class Run, class... Rest>
+  __device__ static void load_from(const byte* row_codes, int channel, uint32 (&w)[8]) {
+    if (sizeof...(Rest) == 0 || channel < First + Run::channels) {
+      constexpr int align = quant::common_alignment(codec::template row_bytes<Width>, Offset, 2 * Run::bits);
+      load_run<Run, align>(row_codes + Offset + (channel - First) * Run::bits / 8, w);
+    } else if constexpr (sizeof...(Rest) > 0) {
+      load_from<First + Run::channels, Offset + Run::channels * Run::bits / 8, Rest...>(row_codes, channel, w);
     }
+  }
+  template <class Run, int Align>
+  __device__ static void load_run(const byte* codes, uint32 (&w)[8]) {
+    if constexpr (Run::bits <= 6) {
+      insert_pairs<Run::bits, 2, Align>(codes, w);
+      constexpr uint32 minus = bf16_bits(-0.5f * static_cast<float>(128 + (1 << Run::bits) - 1));
+#pragma unroll
+      for (int i = 0; i < 8; ++i) w[i] = multiply_add_pair(w[i], 0x3f003f00u, minus | minus << 16);
+    } else {
+      constexpr float bias = 0.5f * static_cast<float>((1 << Run::bits) - 1);
+      uint32 c[16];
+      quant::unpack_chunk<Run::bits, Align>(codes, c);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        w[i] = pack_bf16(bits_float(0x4b000000u | c[2 * i]) - 8388608.0f - bias,
+                         bits_float(0x4b000000u | c[2 * i + 1]) - 8388608.0f - bias);
+      }
+    }
+  }
+  KVC_HD static constexpr uint32 bf16_bits(float x) {
+    return __builtin_bit_cast(uint32, x) >> 16;
   }
 };
 

@@ -65,6 +65,12 @@ __device__ inline float low_bf16(uint32 packed) {
 __device__ inline float high_bf16(uint32 packed) {
   return bits_float(packed & 0xffff0000u);
 }
+/// a b + c of two bf16 each.
+__device__ inline uint32 multiply_add_pair(uint32 a, uint32 b, uint32 c) {
+  uint32 out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
 /// What rounding to bf16 left of two values, as bf16; zero where the value is not finite.
 __device__ inline uint32 pack_rest(float low, float high, uint32 packed) {
   const float a = is_finite(low) ? low - low_bf16(packed) : 0.0f;

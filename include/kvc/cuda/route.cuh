@@ -18,10 +18,12 @@ using kvc::route_answer;
 namespace detail {
 
 /// How a device_tile brings rows into shared memory.
-enum class tile_way { one_thread, channels, scaled, stored, pairs, decoded };
+enum class tile_way { one_thread, by_warp, expanded, turned, channels, scaled, stored, pairs, decoded };
 
 template <class Tile>
 consteval tile_way way_of(int limbs) {
+  if (Tile::turns) return tile_way::turned;
+  if constexpr (requires { Tile::by_product; }) return Tile::by_product ? tile_way::expanded : tile_way::by_warp;
   if (Tile::by_rows) return tile_way::one_thread;
   if (Tile::keeps_channels) return tile_way::channels;
   if (Tile::in_units) return Tile::groups > 0 ? tile_way::scaled : tile_way::stored;
@@ -34,6 +36,10 @@ consteval text tile_words(int limbs, bool reason) {
   const char* words[][2] = {
       {"row by row", Tile::expands ? "slow: one thread turns a row, as keys are stored before their rotary embedding"
                                    : "slow: one thread decodes a row, as the codec has no decode_channels"},
+      {"by warps",
+       "slow: a warp expands and turns a row, as registers do not hold its basis or its rotary policy is new"},
+      {"expanded", "products with the inverse of dims and wrappers, turned in registers"},
+      {"turned", "chunks of 16 channels are decoded, turned and rounded to bf16"},
       {"per channel", "constants of the channels stay in registers"},
       {"as stored", "products take the codes, sums and weights take scales and offsets"},
       {"as stored", "bf16 holds the elements exactly"},

@@ -12,7 +12,10 @@
 // head).
 //
 // The row functions may take a team (core/team.hpp) as their last argument, as the built-in ones do; on a GPU one
-// thread of the team runs those that do not.
+// thread of the team runs those that do not. A policy may also define
+//   template <int HeadDim> KVC_HD static float basis(int r, int c, const float* constants)
+// what channel c of an expanded row takes from channel r of the stored one; kernels that expand rows by matrix products
+// then need no fold_query of unit vectors.
 
 namespace kvc::inline v0_1::dims {
 

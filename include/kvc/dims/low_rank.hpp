@@ -35,6 +35,11 @@ struct low_rank {
   KVC_HD static void fold_query(const float* query, float* folded, const float* constants, Team team = {}) {
     multiply<HeadDim>(constants + Rank * HeadDim, query, folded, team);
   }
+  /// What channel c of the row takes from channel r of the stored one.
+  template <int HeadDim>
+  KVC_HD static float basis(int r, int c, const float* constants) {
+    return constants[(Rank + r) * HeadDim + c];
+  }
   /// row = D^T stored
   template <int HeadDim, class Team = serial_team>
   KVC_HD static void expand(const float* stored, float* row, const float* constants, Team team = {}) {

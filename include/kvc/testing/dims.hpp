@@ -73,6 +73,14 @@ std::string dims_failures(std::span<const float> constants = {}) {
         previous_z = z;
         previous_row = expanded;
 
+        if constexpr (requires { Dims::template basis<HeadDim>(0, 0, c); }) {
+          std::vector<float> by_basis(HeadDim, 0.0f);
+          for (int i = 0; i < HeadDim; ++i) {
+            for (int k = 0; k < width; ++k) by_basis[i] += Dims::template basis<HeadDim>(k, i, c) * z[k];
+          }
+          at = detail::first_difference(expanded, by_basis, 8 * rounding);
+          f.expect(at < 0, "basis is what expand multiplies with", "row ", t, ", channel ", at);
+        }
         if constexpr (requires { requires Dims::is_identity; }) {
           const std::vector<float> x = detail::random_row(r, HeadDim);
           detail::marked_row stored(width), back(HeadDim);

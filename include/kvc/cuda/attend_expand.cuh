@@ -88,11 +88,12 @@ struct expanded_tile {
   /// Memory of a block while it scores: rows, or each warp's part of the scores of 8 queries.
   static constexpr int work_bytes = max_of(warps * row_floats * 4, by_product ? active* row_blocks * 32 * 16 : 0);
 
-  /// A thread's part of M, of b, and of the queries: registers.
+  /// A thread's part of M, of b, and of the queries: registers. Zero at first: of what is assigned in a loop and begins
+  /// undefined, compilers assume what they like.
   struct basis {
-    uint32 m[by_product ? products : 1][2 * share][2];
-    float b[2 * share][2];
-    uint32 queries[share][2];
+    uint32 m[by_product ? products : 1][2 * share][2] = {};
+    float b[2 * share][2] = {};
+    uint32 queries[share][2] = {};
 
     /// scratch: making_floats of this warp.
     __device__ void make(const float* constants, float* scratch, int warp) {

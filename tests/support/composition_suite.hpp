@@ -66,6 +66,12 @@ inline std::vector<attend_variant> variants_of(const cache_facts& f) {
   all[3].params.sink_logits = sinks;
   all[4].name = "large scores, cap, window and sinks";
   all[4].params = {plain.scale * 12, 40.0f, f.tokens_per_page + 1, sinks, plain.rotary};
+  if (f.first.is_packed || f.second.is_packed) {  // again, within fp32's tolerance
+    for (int i = 0; i < 5; ++i) {
+      all.push_back(all[size_of(i)]);
+      all.back().params.fp32_products = true;
+    }
+  }
   return all;
 }
 

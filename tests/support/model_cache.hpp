@@ -77,6 +77,7 @@ struct stream_facts {
   double mean_norm = 0;    ///< and the largest norm of what they take off
   bool low_rank = false;
   bool drops_channels = false;  ///< low rank or pruned
+  bool is_packed = false;       ///< the host attends its codes as they lie, with queries and weights in 8 bits
 
   int64 seal_boundary(int64 length) const {
     const int64 old = length - newest_rows;
@@ -315,6 +316,8 @@ class typed_cache : public any_cache {
     facts_.tail_bytes = Spec::tail_bytes(e);
     facts_.first = detail::facts_of_stream<typename Spec::first_stream>();
     facts_.second = detail::facts_of_stream<typename Spec::second_stream>();
+    facts_.first.is_packed = kvc::host::detail::attend_shape<Spec>::first_is_packed;
+    facts_.second.is_packed = kvc::host::detail::attend_shape<Spec>::second_is_packed;
     for (int s = 0; s < e.slots(); ++s) {
       for (int h = 0; h < e.stored_heads(); ++h) {
         facts_.first.mean_norm = std::max(facts_.first.mean_norm, norm_of(calibration_.first_wrappers(s, h)));

@@ -31,21 +31,24 @@ struct tile_of {
   /// either source.
   KVC_HD void load(const stream_rows<Spec, First>& at, int64 begin, int64 end, int64 shortest, int64 longest,
                    const float* constants, const rotary::table_view& table) const {
+    load_sealed(at, begin, end, longest, constants, table);
+    load_exact(at, begin, end, shortest, constants, table);
+  }
+
+  KVC_HD void load_sealed(const stream_rows<Spec, First>& at, int64 begin, int64 end, int64 longest,
+                          const float* constants, const rotary::table_view& table) const {
     const int64 sealed_begin = max_of<int64>(begin, stream_type::first_rows);
     const int64 sealed_end = min_of(end, stream_type::seal_boundary(longest));
-    if (sealed_begin < sealed_end && at.segment_of(sealed_begin) != nullptr) {
-      float* out = sealed + (sealed_begin - begin) * pitch;
-      const int count = static_cast<int>(sealed_end - sealed_begin);
-      if constexpr (!expands && pitch == stream_type::width) {
-        at.decode(sealed_begin, count, out);
-      } else {
-        float row[stream_type::width];
-        for (int i = 0; i < count; ++i) {
-          at.decode(sealed_begin + i, 1, row);
-          place(row, out + i * pitch, sealed_begin + i, constants, table);
-        }
-      }
+    // Pages that were freed are skipped: no query sees them.
+    for (int64 t = sealed_begin; t < sealed_end;) {
+      const int64 stop = min_of<int64>(sealed_end, (t / Spec::tokens_per_page + 1) * Spec::tokens_per_page);
+      if (at.segment_of(t) != nullptr) load_page(at, t, static_cast<int>(stop - t), begin, constants, table);
+      t = stop;
     }
+  }
+
+  KVC_HD void load_exact(const stream_rows<Spec, First>& at, int64 begin, int64 end, int64 shortest,
+                         const float* constants, const rotary::table_view& table) const {
     if constexpr (stream_type::exact_rows > 0) {
       float row[stream_type::width];
       const auto read = [&](int64 t) {
@@ -57,6 +60,26 @@ struct tile_of {
         const int64 open = max_of<int64>(stream_type::seal_boundary(shortest), stream_type::first_rows);
         for (int64 t = max_of(begin, open); t < end; ++t) read(t);
       }
+    }
+  }
+
+  /// Asks for the sealed rows [begin, end): pages of a head lie far apart, and machines do not guess where the next is.
+  void prefetch(const stream_rows<Spec, First>& at, int64 begin, int64 end) const {
+    for (int64 t = begin; t < end;) {
+      const int64 stop = min_of<int64>(end, (t / Spec::tokens_per_page + 1) * Spec::tokens_per_page);
+      const byte* segment = at.segment_of(t);
+      const int64 in_page = t % Spec::tokens_per_page;
+      const byte* codes = segment + in_page * stream_type::row_bytes;
+      const byte* constants =
+          segment + stream_type::codes_bytes + in_page / stream_type::tokens_per_group * stream_type::group_bytes;
+      const int64 groups = ceil_div<int64>(stop - t, stream_type::tokens_per_group);
+      for (int64 i = 0; segment != nullptr && i < (stop - t) * stream_type::row_bytes; i += 64) {
+        __builtin_prefetch(codes + i, 0, 2);
+      }
+      for (int64 i = 0; segment != nullptr && i < groups * stream_type::group_bytes; i += 64) {
+        __builtin_prefetch(constants + i, 0, 2);
+      }
+      t = stop;
     }
   }
 
@@ -76,6 +99,21 @@ struct tile_of {
   KVC_HD const float* rows(const tile_segment& s) const { return (s.exact ? exact : sealed) + s.begin * pitch; }
 
  private:
+  /// Rows [t, t + count) of one page.
+  KVC_HD void load_page(const stream_rows<Spec, First>& at, int64 t, int count, int64 begin, const float* constants,
+                        const rotary::table_view& table) const {
+    float* out = sealed + (t - begin) * pitch;
+    if constexpr (!expands && pitch == stream_type::width) {
+      at.decode(t, count, out);
+    } else {
+      float row[stream_type::width];
+      for (int i = 0; i < count; ++i) {
+        at.decode(t + i, 1, row);
+        place(row, out + i * pitch, t + i, constants, table);
+      }
+    }
+  }
+
   KVC_HD static void place(float* stored, float* out, int64 t, const float* constants,
                            const rotary::table_view& table) {
     if constexpr (expands) {

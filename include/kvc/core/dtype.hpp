@@ -111,10 +111,12 @@ struct fp8_e4m3_value {
   KVC_HD float value() const {
     const uint32 sign = static_cast<uint32>(bits & 0x80u) << 24;
     const uint32 a = bits & 0x7fu;
-    const float normal = bits_float((a << 20) + 0x3c000000u);
-    const float subnormal = static_cast<float>(static_cast<int32>(a)) * 0.001953125f;  // 2^-9
-    const float magnitude = a == 0x7fu ? quiet_nan() : (a < 8u ? subnormal : normal);
-    return bits_float(float_bits(magnitude) | sign);
+    const uint32 normal = (a << 20) + 0x3c000000u;
+    const uint32 subnormal = float_bits(static_cast<float>(static_cast<int32>(a)) * 0.001953125f);  // 2^-9
+    // Masks, not selects: g++ takes nested selects for branches, and loops over them do not vectorise.
+    const uint32 is_small = 0u - static_cast<uint32>(a < 8u);
+    const uint32 is_nan = 0u - static_cast<uint32>(a == 0x7fu);
+    return bits_float(((is_small & subnormal) | (~is_small & normal)) | (is_nan & 0x7fc00000u) | sign);
   }
 };
 

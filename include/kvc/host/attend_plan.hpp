@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/attention/tile.hpp"
+#include "kvc/host/packed_stream.hpp"
 
 // How a step's attend is cut into work items and how much memory that takes: pure functions of the shapes.
 
@@ -18,19 +19,54 @@ struct attend_shape {
   static constexpr bool is_latent = Spec::is_latent;
   using first_tile = tile_of<Spec, true, true>;         // keys; latent: scored and summed
   using second_tile = tile_of<Spec, false, is_latent>;  // values; rotary key: scored
-  static constexpr int tile_rows = first_tile::pitch > 256 ? 16
-                                                           : (Spec::tokens_per_page < 64 ? Spec::tokens_per_page : 64);
   static constexpr int query_pitch = first_tile::pitch + (is_latent ? second_tile::pitch : 0);
   static constexpr int value_width = is_latent ? Spec::first_stream::width : Spec::second_stream::width;
   static constexpr int value_pitch = is_latent ? first_tile::pitch : second_tile::pitch;
 
+  // Streams that are attended as codes. Keys that are expanded are not: they are turned row by row.
+  static constexpr bool first_is_packed = packed_stream<Spec, true>::fits() && !first_tile::expands &&
+                                          !(is_latent && packed_form_of<Spec, true>::is_per_channel);
+  static constexpr bool second_is_packed =
+      packed_stream<Spec, false>::fits() && (is_latent || !packed_form_of<Spec, false>::is_per_channel);
+  static constexpr bool has_codes = first_is_packed || second_is_packed;
+
+  /// Rows of a tile of fp32 alone, and of one with codes.
+  static constexpr int plain_rows = first_tile::pitch > 256 ? 16
+                                                            : (Spec::tokens_per_page < 64 ? Spec::tokens_per_page : 64);
+  static constexpr int most_rows = has_codes ? code_tile_rows : round_up(plain_rows, 16);
+  /// Rows of the fp32 tile of a stream: packed ones need it for queries that are not finite.
+  template <bool IsPacked>
+  static constexpr int fp32_rows = IsPacked ? plain_rows : most_rows;
+  template <class Stream>
+  static constexpr int exact_rows = Stream::exact_rows > 0 ? most_rows : 0;
+  /// Whether the second stream's scores need a place of their own, as its exact rows replace what codes gave.
+  static constexpr bool has_extra_scores = is_latent && second_is_packed && Spec::second_stream::exact_rows > 0;
+
   /// Query rows of a block: enough queries to use a loaded tile well.
   static int block_rows(int group) { return max_of(1, 96 / group); }
-  /// Floats of one slice's scratch.
-  static int64 scratch_floats(int group) {
-    const int64 queries = static_cast<int64>(block_rows(group)) * group;
-    return queries * (query_pitch + 1 + 2 * (value_pitch + 2) + tile_rows) +
-           2 * tile_rows * (first_tile::pitch + second_tile::pitch);
+  static int64 block_queries(int group) { return static_cast<int64>(block_rows(group)) * group; }
+  /// Bytes of one slice's scratch.
+  static int64 scratch_bytes(int group) {
+    const int64 queries = block_queries(group);
+    const int64 floats = queries * (query_pitch + 2 + 2 * (value_pitch + 2) + (has_extra_scores ? 2 : 1) * most_rows) +
+                         fp32_rows<first_is_packed> * first_tile::pitch +
+                         fp32_rows<second_is_packed> * second_tile::pitch +
+                         exact_rows<typename Spec::first_stream> * first_tile::pitch +
+                         exact_rows<typename Spec::second_stream> * second_tile::pitch;
+    int64 bytes = round_up<int64>(4 * floats, 64) + 2 * round_up<int64>(block_rows(group) * most_rows, 64) + 64;
+    if constexpr (first_is_packed) bytes += packed_rows<Spec, true>::scratch_bytes(queries);
+    if constexpr (second_is_packed) bytes += packed_rows<Spec, false>::scratch_bytes(queries);
+    if constexpr (values_are_packed) bytes += packed_sums<Spec, is_latent>::scratch_bytes(queries);
+    if constexpr (has_codes) bytes += code_buffer_bytes();
+    return bytes;
+  }
+  static constexpr bool values_are_packed = is_latent ? first_is_packed : second_is_packed;
+  /// Bytes that the kernels part codes into.
+  static constexpr int64 code_buffer_bytes() {
+    int64 bytes = 2 * tile_blocks * 16 * 64;
+    if constexpr (first_is_packed) bytes = max_of(bytes, packed_rows<Spec, true>::buffer_bytes());
+    if constexpr (second_is_packed) bytes = max_of(bytes, packed_rows<Spec, false>::buffer_bytes());
+    return bytes;
   }
   /// Floats of one partial result: o, m, l.
   static constexpr int partial_floats = value_pitch + 2;
@@ -69,8 +105,8 @@ template <class Spec>
 int64 attend_workspace_bytes(const extents<Spec>& model, const step_view& step, int slices) {
   using shape = detail::attend_shape<Spec>;
   const detail::attend_plan plan = detail::plan_attend<Spec>(model, step, slices);
-  return static_cast<int64>(sizeof(float)) *
-         (slices * shape::scratch_floats(model.group()) + plan.partials * shape::partial_floats);
+  return 64 + slices * shape::scratch_bytes(model.group()) +
+         static_cast<int64>(sizeof(float)) * plan.partials * shape::partial_floats;
 }
 
 }  // namespace kvc::inline v0_1::host

@@ -6,6 +6,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "kvc/core/config.hpp"
 
 namespace kvc::inline v0_1::host {
@@ -16,7 +20,11 @@ class buffer {
   buffer() = default;
   explicit buffer(int64 bytes) : bytes_(bytes) {
     if (bytes_ == 0) return;
-    data_ = static_cast<byte*>(::operator new (static_cast<std::size_t>(bytes_), std::align_val_t{64}));
+    data_ = static_cast<byte*>(::operator new(static_cast<std::size_t>(bytes_), alignment()));
+#if defined(__linux__)
+    // Rows of a head are found in pieces of a few KB, each in another page of the machine: fewer, larger ones.
+    if (bytes_ >= huge) ::madvise(data_, static_cast<std::size_t>(bytes_ / huge * huge), MADV_HUGEPAGE);
+#endif
     std::memset(data_, 0, static_cast<std::size_t>(bytes_));
   }
   buffer(buffer&& other) noexcept
@@ -27,13 +35,22 @@ class buffer {
     return *this;
   }
   ~buffer() {
-    if (data_ != nullptr) ::operator delete (data_, std::align_val_t{64});
+    if (data_ != nullptr) ::operator delete(data_, alignment());
   }
 
-  byte* data() const { return data_; }
-  int64 size() const { return bytes_; }
+  byte* data() const {
+    return data_;
+  }
+  int64 size() const {
+    return bytes_;
+  }
 
  private:
+  static constexpr int64 huge = int64{1} << 21;
+  std::align_val_t alignment() const {
+    return std::align_val_t{bytes_ >= huge ? static_cast<std::size_t>(huge) : 64};
+  }
+
   byte* data_ = nullptr;
   int64 bytes_ = 0;
 };

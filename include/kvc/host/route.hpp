@@ -3,6 +3,7 @@
 
 #include "kvc/cache/route.hpp"
 #include "kvc/cache/spec.hpp"
+#include "kvc/host/attend_plan.hpp"
 
 namespace kvc::inline v0_1::host {
 
@@ -27,13 +28,24 @@ constexpr route_answer route(operation op) {
       return {status::ok, "append_page", "every row is encoded at once"};
     case operation::attend:
       if (Spec::is_latent) {
-        return {status::ok, "portable tiles, latent", "each decoded row serves scores and values of all heads"};
+        if (detail::attend_shape<Spec>::first_is_packed) {
+          return {status::ok, "packed codes, latent",
+                  "8-bit products with codes as they lie; each row serves scores and values of all heads"};
+        }
+        return {status::ok, "fp32 tiles, latent", "each decoded row serves scores and values of all heads"};
       }
       if (Spec::first_stream::is_deferred) {
-        return {status::ok, "portable tiles, expanded keys",
+        return {status::ok, "fp32 tiles, expanded keys",
                 "keys are stored before their rotary embedding: tiles are expanded and turned"};
       }
-      return {status::ok, "portable tiles",
+      if (detail::attend_shape<Spec>::first_is_packed && detail::attend_shape<Spec>::second_is_packed) {
+        return {status::ok, "packed codes", "8-bit products with codes as they lie, queries folded into their space"};
+      }
+      if (detail::attend_shape<Spec>::has_codes) {
+        return {status::ok, "packed codes and fp32 tiles",
+                "8-bit products with the codes of one stream; the other is decoded, tile by tile"};
+      }
+      return {status::ok, "fp32 tiles",
               "queries are folded into the stored space, tiles are decoded once per block of queries"};
     case operation::gather:
       return {status::ok, "row by row", "decodes, and undoes the row transforms"};

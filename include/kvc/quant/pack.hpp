@@ -39,6 +39,13 @@ KVC_HD void unpack(const byte* packed, uint8* codes) {
   for (int u = 0; u < Count / p::unit; ++u) {
     uint64 word = 0;
     for (int b = 0; b < p::unit_bytes; ++b) word |= static_cast<uint64>(packed[u * p::unit_bytes + b]) << (8 * b);
+    if constexpr (Bits == 3) {  // halves apart, three times: 12, 6, then 3 bits to a place of 32, 16, 8
+      word = (word & 0xfffu) | ((word & 0xfff000u) << 20);
+      word = (word & 0x0000003f0000003fu) | ((word & 0x00000fc000000fc0u) << 10);
+      word = (word & 0x0007000700070007u) | ((word & 0x0038003800380038u) << 5);
+      __builtin_memcpy(codes + u * p::unit, &word, 8);
+      continue;
+    }
     for (int i = 0; i < p::unit; ++i) codes[u * p::unit + i] = static_cast<uint8>((word >> (i * Bits)) & mask);
   }
 }

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+// The operations of host/simd in AVX2, FMA and F16C: what each does is said in portable.hpp.
+
+#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
+
+#include <immintrin.h>
+
+#include "kvc/host/simd/calls.hpp"
+
+#define KVC_SIMD inline __attribute__((always_inline))
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+namespace kvc::inline v0_1::host::detail::avx2 {
+
+inline constexpr int queries_at_once = 2;
+inline constexpr int vectors_at_once = 2;
+
+struct floats {
+  __m256 a, b;
+};
+struct words {
+  __m256i a, b;
+};
+
+KVC_SIMD __m256i load_half(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+
+KVC_SIMD floats zeros() {
+  return {_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+KVC_SIMD floats broadcast(float x) {
+  return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+KVC_SIMD floats load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+KVC_SIMD void store(floats x, float* p) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+KVC_SIMD floats add(floats x, floats y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+KVC_SIMD floats subtract(floats x, floats y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+KVC_SIMD floats multiply(floats x, floats y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+KVC_SIMD floats divide(floats x, floats y) {
+  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+KVC_SIMD floats multiply_add(floats x, floats y, floats z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+KVC_SIMD floats add_product(floats z, floats x, floats y) {
+  return multiply_add(x, y, z);
+}
+KVC_SIMD floats absolute(floats x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+KVC_SIMD floats greater_of(floats x, floats y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+KVC_SIMD floats less_of(floats x, floats y) {
+  return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
+KVC_SIMD words as_words(floats x) {
+  return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
+KVC_SIMD floats as_floats(words x) {
+  return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
+}
+KVC_SIMD floats keep(floats x, words mask) {
+  const floats m = as_floats(mask);
+  return {_mm256_and_ps(x.a, m.a), _mm256_and_ps(x.b, m.b)};
+}
+KVC_SIMD floats select(words mask, floats x, floats y) {
+  const floats m = as_floats(mask);
+  return {_mm256_blendv_ps(y.a, x.a, m.a), _mm256_blendv_ps(y.b, x.b, m.b)};
+}
+KVC_SIMD words below(floats x, floats limit) {
+  return as_words({_mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ), _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ)});
+}
+KVC_SIMD floats with_sign_of(floats x, floats y) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_or_ps(y.a, _mm256_and_ps(x.a, sign)), _mm256_or_ps(y.b, _mm256_and_ps(x.b, sign))};
+}
+KVC_SIMD float sum_of(floats x) {
+  const __m256 a = _mm256_add_ps(x.a, x.b);
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+KVC_SIMD float greatest_of(floats x) {
+  const __m256 a = _mm256_max_ps(x.a, x.b);
+  const __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+KVC_SIMD floats sum_each(const floats (&v)[16]) {
+  alignas(32) float y[16];
+  for (int i = 0; i < 16; ++i) y[i] = sum_of(v[i]);
+  return load(y);
+}
+KVC_SIMD floats greatest_each(const floats (&v)[16]) {
+  alignas(32) float y[16];
+  for (int i = 0; i < 16; ++i) y[i] = greatest_of(v[i]);
+  return load(y);
+}
+
+KVC_SIMD words word_zeros() {
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+KVC_SIMD words broadcast_word(int32 x) {
+  return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+KVC_SIMD words load_words(const void* p) {
+  return {load_half(p), load_half(static_cast<const byte*>(p) + 32)};
+}
+KVC_SIMD void store_words(words x, void* p) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), x.a);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, x.b);
+}
+KVC_SIMD words add_words(words x, words y) {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+KVC_SIMD words and_words(words x, words y) {
+  return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+}
+template <int Bits>
+KVC_SIMD words shift_right(words x) {
+  return {_mm256_srli_epi32(x.a, Bits), _mm256_srli_epi32(x.b, Bits)};
+}
+KVC_SIMD words shift_left_23(words x) {
+  return {_mm256_slli_epi32(x.a, 23), _mm256_slli_epi32(x.b, 23)};
+}
+KVC_SIMD floats to_floats(words x) {
+  return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+KVC_SIMD words truncate(floats x) {
+  return {_mm256_cvttps_epi32(x.a), _mm256_cvttps_epi32(x.b)};
+}
+KVC_SIMD words nearest(floats x) {
+  return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+}
+KVC_SIMD int32 sum_of_words(words x) {
+  const __m256i a = _mm256_add_epi32(x.a, x.b);
+  const __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  const __m128i c = _mm_add_epi32(b, _mm_unpackhi_epi64(b, b));
+  return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 1)));
+}
+
+KVC_SIMD __m128i low_bytes(words x) {
+  const __m256i low = _mm256_set1_epi32(0xff);
+  const __m256i pairs = _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
+  const __m256i bytes = _mm256_packus_epi16(pairs, pairs);  // words 0-3, 8-11, .. | 4-7, 12-15, ..
+  return _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5)));
+}
+KVC_SIMD void store_bytes(words x, uint8* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low_bytes(x));
+}
+template <int Fields>
+KVC_SIMD __m128i query_order(__m128i x) {
+  if constexpr (Fields == 2)
+    return _mm_shuffle_epi8(x, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+  if constexpr (Fields == 4)
+    return _mm_shuffle_epi8(x, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  return x;
+}
+template <int Fields>
+KVC_SIMD void store_query(words x, int8* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), query_order<Fields>(low_bytes(x)));
+}
+KVC_SIMD words load_mask(const uint8* p) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))};
+}
+KVC_SIMD __m256 low_halves(__m256i x) {
+  const __m256i pairs = _mm256_packus_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0xffff)), _mm256_setzero_si256());
+  return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08)));
+}
+KVC_SIMD void halves(words x, floats& low, floats& high) {
+  low = {low_halves(x.a), low_halves(x.b)};
+  high = {low_halves(_mm256_srli_epi32(x.a, 16)), low_halves(_mm256_srli_epi32(x.b, 16))};
+}
+KVC_SIMD words broadcast_4(const void* p) {
+  int32 x;
+  __builtin_memcpy(&x, p, 4);
+  return broadcast_word(x);
+}
+KVC_SIMD words broadcast_8(const void* p) {
+  long long x;
+  __builtin_memcpy(&x, p, 8);
+  return {_mm256_set1_epi64x(x), _mm256_set1_epi64x(x)};
+}
+// Pairs of products stay far below 2^15, as codes are below 16: nothing saturates.
+KVC_SIMD __m256i dot_half(__m256i sum, __m256i unsigned_bytes, __m256i signed_bytes) {
+  const __m256i pairs = _mm256_maddubs_epi16(unsigned_bytes, signed_bytes);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+KVC_SIMD words dot_query(words sum, words codes, words query) {
+  return {dot_half(sum.a, codes.a, query.a), dot_half(sum.b, codes.b, query.b)};
+}
+KVC_SIMD words dot_weights(words sum, words weights, words codes) {
+  return {dot_half(sum.a, weights.a, codes.a), dot_half(sum.b, weights.b, codes.b)};
+}
+
+KVC_SIMD void transpose_half(const byte* rows, int64 pitch, __m256i (&x)[8]) {
+  __m256i a[8];
+  __m256i b[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // pairs of rows
+    const __m256i even = load_half(rows + 2 * i * pitch);
+    const __m256i odd = load_half(rows + (2 * i + 1) * pitch);
+    b[2 * i] = _mm256_unpacklo_epi32(even, odd);
+    b[2 * i + 1] = _mm256_unpackhi_epi32(even, odd);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {  // four rows
+    a[4 * i] = _mm256_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
+    a[4 * i + 1] = _mm256_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
+    a[4 * i + 2] = _mm256_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
+    a[4 * i + 3] = _mm256_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // eight rows
+    x[i] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x20);
+    x[i + 4] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x31);
+  }
+}
+KVC_SIMD void load_transposed(const byte* rows, int64 pitch, words (&x)[8]) {
+  __m256i low[8];
+  __m256i high[8];
+  transpose_half(rows, pitch, low);
+  transpose_half(rows + 8 * pitch, pitch, high);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) x[i] = {low[i], high[i]};
+}
+
+KVC_SIMD void interleave_half(const byte* rows, int64 pitch, __m256i (&x)[4]) {
+  const __m256i r0 = load_half(rows);
+  const __m256i r1 = load_half(rows + pitch);
+  const __m256i r2 = load_half(rows + 2 * pitch);
+  const __m256i r3 = load_half(rows + 3 * pitch);
+  const __m256i low0 = _mm256_unpacklo_epi8(r0, r1);
+  const __m256i high0 = _mm256_unpackhi_epi8(r0, r1);
+  const __m256i low1 = _mm256_unpacklo_epi8(r2, r3);
+  const __m256i high1 = _mm256_unpackhi_epi8(r2, r3);
+  x[0] = _mm256_unpacklo_epi16(low0, low1);
+  x[1] = _mm256_unpackhi_epi16(low0, low1);
+  x[2] = _mm256_unpacklo_epi16(high0, high1);
+  x[3] = _mm256_unpackhi_epi16(high0, high1);
+}
+KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, words (&x)[4]) {
+  __m256i first[4];
+  __m256i second[4];
+  interleave_half(rows, pitch, first);
+  interleave_half(rows + 4 * pitch, pitch, second);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256i low = _mm256_unpacklo_epi32(first[i], second[i]);
+    const __m256i high = _mm256_unpackhi_epi32(first[i], second[i]);
+    x[i] = {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
+  }
+}
+
+/// Sums of neighbours: of a and b in turn, or four of a, then four of b.
+template <bool InTurn>
+KVC_SIMD __m256i add_neighbours(__m256i a, __m256i b) {
+  const __m256i sums = _mm256_hadd_epi32(a, b);  // a0 a1 b0 b1 | a2 a3 b2 b3
+  if constexpr (InTurn) return _mm256_shuffle_epi32(sums, 0xd8);
+  return _mm256_permute4x64_epi64(sums, 0xd8);
+}
+template <int Fields>
+KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
+  constexpr bool in_turn = Fields > 1;
+  const words x = {add_neighbours<in_turn>(v[0].a, v[1].a), add_neighbours<in_turn>(v[0].b, v[1].b)};
+  const words y = {add_neighbours<in_turn>(v[2].a, v[3].a), add_neighbours<in_turn>(v[2].b, v[3].b)};
+  if constexpr (Fields == 4) {
+    const __m256i low0 = _mm256_unpacklo_epi64(x.a, y.a);
+    const __m256i high0 = _mm256_unpackhi_epi64(x.a, y.a);
+    const __m256i low1 = _mm256_unpacklo_epi64(x.b, y.b);
+    const __m256i high1 = _mm256_unpackhi_epi64(x.b, y.b);
+    z[0] = {_mm256_permute2x128_si256(low0, high0, 0x20), _mm256_permute2x128_si256(low0, high0, 0x31)};
+    z[1] = {_mm256_permute2x128_si256(low1, high1, 0x20), _mm256_permute2x128_si256(low1, high1, 0x31)};
+  } else {
+    z[0] = {x.a, y.a};
+    z[1] = {x.b, y.b};
+  }
+}
+
+#include "kvc/host/simd/codes.inl"
+#include "kvc/host/simd/tiles.inl"
+
+inline constexpr kernel_table table = make_table();
+
+}  // namespace kvc::inline v0_1::host::detail::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef KVC_SIMD
+
+#endif

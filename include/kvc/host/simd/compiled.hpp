@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/host/simd/dispatch.hpp"
+
+// Portable functions, compiled for the instruction set in use: codecs and row transforms are written once, as plain
+// loops, and what they call is inlined into one function per set, where the compiler may use all of it.
+
+namespace kvc::inline v0_1::host::detail {
+
+#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
+template <class Function>
+__attribute__((target("avx2,fma,f16c"), flatten, noinline, optimize("O3"))) void compiled_for_avx2(const Function& f) {
+  f();
+}
+template <class Function>
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c,prefer-vector-width=512"), flatten,
+               optimize("O3"), noinline)) void
+compiled_for_avx512(const Function& f) {
+  f();
+}
+#endif
+
+/// Calls f(), compiled for the instruction set in use.
+template <class Function>
+inline void compiled(const Function& f) {
+#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
+  switch (active_instruction_set()) {
+    case instruction_set::avx512:
+      return compiled_for_avx512(f);
+    case instruction_set::avx2:
+      return compiled_for_avx2(f);
+    case instruction_set::portable:
+      break;
+  }
+#endif
+  f();
+}
+
+}  // namespace kvc::inline v0_1::host::detail

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include <atomic>
+
+#include "kvc/core/status.hpp"
+#include "kvc/host/simd/avx2.hpp"
+#include "kvc/host/simd/avx512.hpp"
+#include "kvc/host/simd/portable.hpp"
+
+// Which instruction set the host's kernels use. One binary holds all of them; the best one that the machine has is
+// taken, without compiler flags.
+
+namespace kvc::inline v0_1::host {
+
+enum class instruction_set {
+  portable,
+  avx2,    ///< AVX2, FMA, F16C
+  avx512,  ///< AVX-512 F, BW, VL, DQ and VNNI
+};
+
+inline const char* name_of(instruction_set set) {
+  switch (set) {
+    case instruction_set::portable:
+      return "portable";
+    case instruction_set::avx2:
+      return "AVX2";
+    case instruction_set::avx512:
+      return "AVX-512 VNNI";
+  }
+  return "unknown";
+}
+
+/// Whether this machine has it.
+inline bool has(instruction_set set) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // F16C came with them
+  if (set == instruction_set::avx2) return avx2;
+  if (set == instruction_set::avx512) {
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+  }
+#endif
+  return set == instruction_set::portable;
+}
+
+inline instruction_set best_instruction_set() {
+  if (has(instruction_set::avx512)) return instruction_set::avx512;
+  return has(instruction_set::avx2) ? instruction_set::avx2 : instruction_set::portable;
+}
+
+namespace detail {
+
+inline const kernel_table* table_of(instruction_set set) {
+#if defined(__x86_64__)
+  if (set == instruction_set::avx512) return &avx512::table;
+  if (set == instruction_set::avx2) return &avx2::table;
+#endif
+  return &portable::table;
+}
+
+inline std::atomic<instruction_set>& chosen_set() {
+  static std::atomic<instruction_set> set{best_instruction_set()};
+  return set;
+}
+
+inline const kernel_table& kernels() {
+  return *table_of(chosen_set().load(std::memory_order_relaxed));
+}
+
+}  // namespace detail
+
+/// The one in use.
+inline instruction_set active_instruction_set() {
+  return detail::chosen_set().load(std::memory_order_relaxed);
+}
+
+/// For tests and comparisons: all calls that begin later use it. Answers unsupported where the machine lacks it.
+inline status use_instruction_set(instruction_set set) {
+  if (!has(set)) return status::unsupported;
+  detail::chosen_set().store(set, std::memory_order_relaxed);
+  return status::ok;
+}
+
+}  // namespace kvc::inline v0_1::host

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/host/simd/calls.hpp"
+
+// The operations that the kernels of host/simd are written with, on vectors of 16 lanes of 32 bits, for any machine.
+// The other files of this folder have the same ones for one instruction set each. All of them give the same bits, but
+// for add_product.
+
+#define KVC_SIMD inline __attribute__((always_inline))
+
+namespace kvc::inline v0_1::host::detail::portable {
+
+// Sums that a kernel keeps in registers: queries by vectors.
+inline constexpr int queries_at_once = 1;
+inline constexpr int vectors_at_once = 1;
+
+struct floats {
+  float lane[16];
+};
+struct words {
+  int32 lane[16];
+};
+
+template <class Function>
+KVC_SIMD floats make_floats(const Function& f) {
+  floats y;
+  for (int i = 0; i < 16; ++i) y.lane[i] = f(i);
+  return y;
+}
+template <class Function>
+KVC_SIMD words make_words(const Function& f) {
+  words y;
+  for (int i = 0; i < 16; ++i) y.lane[i] = f(i);
+  return y;
+}
+KVC_SIMD int byte_of(int32 word, int i) {
+  return static_cast<int>((static_cast<uint32>(word) >> (8 * i)) & 0xffu);
+}
+
+// ---- floats
+KVC_SIMD floats zeros() {
+  return make_floats([](int) { return 0.0f; });
+}
+KVC_SIMD floats broadcast(float x) {
+  return make_floats([&](int) { return x; });
+}
+KVC_SIMD floats load(const float* p) {
+  return make_floats([&](int i) { return p[i]; });
+}
+KVC_SIMD void store(const floats& x, float* p) {
+  for (int i = 0; i < 16; ++i) p[i] = x.lane[i];
+}
+KVC_SIMD floats add(const floats& a, const floats& b) {
+  return make_floats([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+KVC_SIMD floats subtract(const floats& a, const floats& b) {
+  return make_floats([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+KVC_SIMD floats multiply(const floats& a, const floats& b) {
+  return make_floats([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+KVC_SIMD floats divide(const floats& a, const floats& b) {
+  return make_floats([&](int i) { return a.lane[i] / b.lane[i]; });
+}
+/// a b + c, rounded once
+KVC_SIMD floats multiply_add(const floats& a, const floats& b, const floats& c) {
+  return make_floats([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); });
+}
+/// c + a b: as multiply_add where the machine has it, but here rounded twice, as it may be slow.
+KVC_SIMD floats add_product(const floats& c, const floats& a, const floats& b) {
+  return make_floats([&](int i) { return c.lane[i] + a.lane[i] * b.lane[i]; });
+}
+KVC_SIMD floats absolute(const floats& x) {
+  return make_floats([&](int i) { return x.lane[i] < 0 ? -x.lane[i] : x.lane[i]; });
+}
+/// b where one is NaN, as in less_of
+KVC_SIMD floats greater_of(const floats& a, const floats& b) {
+  return make_floats([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+KVC_SIMD floats less_of(const floats& a, const floats& b) {
+  return make_floats([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+KVC_SIMD words as_words(const floats& x) {
+  return make_words([&](int i) { return static_cast<int32>(float_bits(x.lane[i])); });
+}
+KVC_SIMD floats as_floats(const words& x) {
+  return make_floats([&](int i) { return bits_float(static_cast<uint32>(x.lane[i])); });
+}
+/// x, zero in all bits where the mask is 0; masks are 0 or -1
+KVC_SIMD floats keep(const floats& x, const words& mask) {
+  return make_floats([&](int i) { return mask.lane[i] != 0 ? x.lane[i] : 0.0f; });
+}
+KVC_SIMD floats select(const words& mask, const floats& a, const floats& b) {
+  return make_floats([&](int i) { return mask.lane[i] != 0 ? a.lane[i] : b.lane[i]; });
+}
+KVC_SIMD words below(const floats& x, const floats& limit) {
+  return make_words([&](int i) { return x.lane[i] < limit.lane[i] ? -1 : 0; });
+}
+/// The magnitude of y, which has no sign, with the sign of x.
+KVC_SIMD floats with_sign_of(const floats& x, const floats& y) {
+  return make_floats([&](int i) { return bits_float(float_bits(y.lane[i]) | (float_bits(x.lane[i]) & 0x80000000u)); });
+}
+/// The upper half added to the lower one, and so on.
+KVC_SIMD float sum_of(floats x) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x.lane[i] += x.lane[i + half];
+  }
+  return x.lane[0];
+}
+KVC_SIMD float greatest_of(const floats& x) {
+  float y = x.lane[0];
+  for (int i = 1; i < 16; ++i) y = x.lane[i] > y ? x.lane[i] : y;
+  return y;
+}
+/// Of 16 vectors at once.
+KVC_SIMD floats sum_each(const floats (&v)[16]) {
+  return make_floats([&](int i) { return sum_of(v[i]); });
+}
+KVC_SIMD floats greatest_each(const floats (&v)[16]) {
+  return make_floats([&](int i) { return greatest_of(v[i]); });
+}
+
+// ---- words
+KVC_SIMD words word_zeros() {
+  return make_words([](int) { return 0; });
+}
+KVC_SIMD words broadcast_word(int32 x) {
+  return make_words([&](int) { return x; });
+}
+KVC_SIMD words load_words(const void* p) {
+  words y;
+  __builtin_memcpy(&y, p, 64);
+  return y;
+}
+KVC_SIMD void store_words(const words& x, void* p) {
+  __builtin_memcpy(p, &x, 64);
+}
+KVC_SIMD words add_words(const words& a, const words& b) {
+  return make_words(
+      [&](int i) { return static_cast<int32>(static_cast<uint32>(a.lane[i]) + static_cast<uint32>(b.lane[i])); });
+}
+KVC_SIMD words and_words(const words& a, const words& b) {
+  return make_words([&](int i) { return a.lane[i] & b.lane[i]; });
+}
+template <int Bits>
+KVC_SIMD words shift_right(const words& x) {
+  return make_words([&](int i) { return static_cast<int32>(static_cast<uint32>(x.lane[i]) >> Bits); });
+}
+KVC_SIMD words shift_left_23(const words& x) {
+  return make_words([&](int i) { return static_cast<int32>(static_cast<uint32>(x.lane[i]) << 23); });
+}
+KVC_SIMD floats to_floats(const words& x) {
+  return make_floats([&](int i) { return static_cast<float>(x.lane[i]); });
+}
+/// Towards zero; of numbers from 0 to 255, whatever of others.
+KVC_SIMD words truncate(const floats& x) {
+  return make_words([&](int i) { return x.lane[i] > 0 && x.lane[i] < 256 ? static_cast<int32>(x.lane[i]) : 0; });
+}
+/// To nearest, ties to even; of numbers whose magnitude is below 128, whatever of others.
+KVC_SIMD words nearest(const floats& x) {
+  return make_words(
+      [&](int i) { return x.lane[i] > -128 && x.lane[i] < 128 ? static_cast<int32>(round_even(x.lane[i])) : 0; });
+}
+KVC_SIMD int32 sum_of_words(const words& x) {
+  uint32 y = 0;
+  for (int i = 0; i < 16; ++i) y += static_cast<uint32>(x.lane[i]);
+  return static_cast<int32>(y);
+}
+
+// ---- bytes
+/// The low bytes of 16 words.
+KVC_SIMD void store_bytes(const words& x, uint8* p) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8>(x.lane[i]);
+}
+/// The same, signed, in the order of the packed words: a word's byte b and field f is its channel b Fields + f, and the
+/// four channels of a field stand together.
+template <int Fields>
+KVC_SIMD void store_query(const words& x, int8* p) {
+  for (int i = 0; i < 16; ++i) {
+    const int in_word = i % (4 * Fields);
+    p[i - in_word + in_word % Fields * 4 + in_word / Fields] = static_cast<int8>(x.lane[i]);
+  }
+}
+/// 16 bytes, each 0 or 255, as a mask.
+KVC_SIMD words load_mask(const uint8* p) {
+  return make_words([&](int i) { return p[i] != 0 ? -1 : 0; });
+}
+/// The fp16 numbers in the halves of 16 words.
+KVC_SIMD void halves(const words& x, floats& low, floats& high) {
+  low = make_floats([&](int i) { return fp16{static_cast<uint16>(x.lane[i] & 0xffff)}.value(); });
+  high = make_floats([&](int i) { return fp16{static_cast<uint16>(static_cast<uint32>(x.lane[i]) >> 16)}.value(); });
+}
+/// 4 or 8 bytes in all lanes, or pairs of lanes.
+KVC_SIMD words broadcast_4(const void* p) {
+  int32 x;
+  __builtin_memcpy(&x, p, 4);
+  return broadcast_word(x);
+}
+KVC_SIMD words broadcast_8(const void* p) {
+  int32 x[2];
+  __builtin_memcpy(x, p, 8);
+  return make_words([&](int i) { return x[i % 2]; });
+}
+/// sum + the products of four unsigned codes, below 16, with four signed bytes.
+KVC_SIMD words dot_query(const words& sum, const words& codes, const words& query) {
+  return make_words([&](int i) {
+    int32 y = sum.lane[i];
+    for (int b = 0; b < 4; ++b) y += byte_of(codes.lane[i], b) * static_cast<int8>(byte_of(query.lane[i], b));
+    return y;
+  });
+}
+/// sum + the products of four unsigned bytes with four unsigned codes, below 16.
+KVC_SIMD words dot_weights(const words& sum, const words& weights, const words& codes) {
+  return make_words([&](int i) {
+    int32 y = sum.lane[i];
+    for (int b = 0; b < 4; ++b) y += byte_of(weights.lane[i], b) * byte_of(codes.lane[i], b);
+    return y;
+  });
+}
+
+// ---- orders
+/// x[j] lane r: the j-th word of row r, of 16 rows of 32 bytes.
+KVC_SIMD void load_transposed(const byte* rows, int64 pitch, words (&x)[8]) {
+  for (int r = 0; r < 16; ++r) {
+    int32 row[8];
+    __builtin_memcpy(row, rows + r * pitch, 32);
+    for (int j = 0; j < 8; ++j) x[j].lane[r] = row[j];
+  }
+}
+/// Of 8 rows of 32 bytes: x[j] lanes 2m and 2m + 1: bytes 16 (m / 4) + 4 j + m % 4 of the rows 0 to 3, and 4 to 7.
+KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, words (&x)[4]) {
+  for (int j = 0; j < 4; ++j) {
+    byte lanes[16][4];
+    for (int r = 0; r < 8; ++r) {
+      for (int m = 0; m < 8; ++m) lanes[2 * m + r / 4][r % 4] = rows[r * pitch + 16 * (m / 4) + 4 * j + m % 4];
+    }
+    __builtin_memcpy(&x[j], lanes, 64);
+  }
+}
+/// Sums of neighbouring lanes, 2m and 2m + 1, of four vectors that stand for codes as load_interleaved and store_fields
+/// leave them: into channels, z[0] those of m below 4.
+template <int Fields>
+KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
+  for (int m = 0; m < 8; ++m) {
+    for (int i = 0; i < 4; ++i) {
+      const int at = i / Fields * 4 * Fields + m % 4 * Fields + i % Fields;
+      z[m / 4].lane[at] = v[i].lane[2 * m] + v[i].lane[2 * m + 1];
+    }
+  }
+}
+
+#include "kvc/host/simd/codes.inl"
+#include "kvc/host/simd/tiles.inl"
+
+inline constexpr kernel_table table = make_table();
+
+}  // namespace kvc::inline v0_1::host::detail::portable
+
+#undef KVC_SIMD

@@ -263,6 +263,8 @@ struct attend_block {
   template <class Basis>
   __device__ void score_expanded(scores& s, const Basis& basis, const held_queries& held, const cursor& c,
                                  bool finite) const;
+  template <bool Inside, class Basis>
+  __device__ void put_parts(const Basis& basis, const cursor& c, float4* parts) const;
 
   /// Which of this thread's scores are of rows that the query does not see: bit 4 j + i for s[j][i].
   __device__ uint32 hidden_scores(const cursor& c, const span_finder<Spec, layout::rows>& find) const;

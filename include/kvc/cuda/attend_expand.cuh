@@ -156,19 +156,21 @@ struct expanded_tile {
       }
     }
 
-    /// Rows [16 block, 16 block + 16) of the tile whose first row is `begin`, as operands. The table has rows below
-    /// end.
+    /// Rows [16 block, 16 block + 16) of the tile whose first row is `begin`, as operands. Inside: the table has all of
+    /// them; else those below end.
+    template <bool Inside>
     __device__ void expand(const uint16* tile, int stride, const float2* scales, const rotary::table_view& table,
                            int begin, int end, int block, int warp, uint32 (&k)[share][4]) const {
       const int row = 16 * block + lane() / 4;
-      const float* angles_at[2] = {order::row(table, min_of(begin + row, end - 1)),
-                                   order::row(table, min_of(begin + row + 8, end - 1))};
       float4 angles[share][2];
 #pragma unroll
-      for (int i = 0; i < share; ++i) {
+      for (int r = 0; r < 2; ++r) {
+        // From the tile's first row of this thread on, they are at distances known at compile time.
+        const float* at = Inside ? angles_of<order>(table, begin + lane() / 4) + (16 * block + 8 * r) * 2 * order::count
+                                 : angles_of<order>(table, min_of(begin + row + 8 * r, end - 1));
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          angles[i][r] = order::angles(angles_at[r], has(warp, i) ? 8 * (warp * share + i) + lane() % 4 * 2 : 0);
+        for (int i = 0; i < share; ++i) {
+          angles[i][r] = load_angles<order>(at, has(warp, i) ? 8 * (warp * share + i) + lane() % 4 * 2 : 0);
         }
       }
       float x[2 * share][4] = {};

@@ -3,6 +3,7 @@
 
 #include "kvc/cache/rows.hpp"
 #include "kvc/cuda/bounds.hpp"
+#include "kvc/cuda/turning.hpp"
 
 // How an attend is cut into thread blocks, and how much memory that takes: pure functions of the shapes.
 
@@ -50,7 +51,7 @@ struct attend_shape {
   static constexpr int block_queries(int64 queries) { return queries <= few ? few : many; }
 
   /// Blocks of few queries that a multiprocessor holds at a time, about: what splits aim to fill.
-  static constexpr int blocks = tile_pitch * limbs > 256 ? 1 : first::is_deferred ? 3 : 5;
+  static constexpr int blocks = tile_pitch * limbs > 256 ? 1 : !first::is_deferred ? 5 : turning<first>::exists ? 4 : 3;
 
   /// Floats of one partial result: o, then m and l.
   static constexpr int partial_floats = value_pitch + 2;

@@ -283,30 +283,37 @@ __device__ void attend_block<Spec, T, Queries>::score(scores& s, const held_quer
 }
 
 template <class Spec, class T, int Queries>
+template <bool Inside, class Basis>
+__device__ void attend_block<Spec, T, Queries>::put_parts(const Basis& basis, const cursor& c, float4* parts) const {
+#pragma unroll
+  for (int block = 0; block < layout::row_blocks; ++block) {
+    uint32 k[first_tile::share][4];
+    basis.template expand<Inside>(tile(0), layout::tile_stride, first_scales(), params.rotary, c.begin, c.rows.end,
+                                  block, warp(), k);
+    float d[4] = {};
+#pragma unroll
+    for (int i = 0; i < first_tile::share; ++i) {
+      if (first_tile::has(warp(), i)) multiply_add(d, k[i], basis.queries[i][0], basis.queries[i][1]);
+    }
+    parts[(warp() * layout::row_blocks + block) * 32 + lane()] = make_float4(d[0], d[1], d[2], d[3]);
+  }
+}
+
+template <class Spec, class T, int Queries>
 template <class Basis>
 __device__ void attend_block<Spec, T, Queries>::score_expanded(scores& s, const Basis& basis, const held_queries& held,
                                                                const cursor& c, bool finite) const {
   byte* work = shared + layout::weight_at;
   if constexpr (expands_by_product) {
     if (finite || !__syncthreads_or(has_not_finite(first_tile::stored::pitch))) {
-      const auto expand = [&](int block, uint32(&k)[first_tile::share][4]) {
-        basis.expand(tile(0), layout::tile_stride, first_scales(), params.rotary, c.begin, c.rows.end, block, warp(),
-                     k);
-      };
+      // Sequences that end where the table does have a tile that it does not hold.
+      const bool inside = c.begin + layout::rows <= params.rotary.positions;
       if constexpr (scores_parts) {
         float4* parts = reinterpret_cast<float4*>(work);  // [active warps][row_blocks][32]
-        if (warp() < first_tile::active) {
-#pragma unroll
-          for (int block = 0; block < layout::row_blocks; ++block) {
-            uint32 k[first_tile::share][4];
-            expand(block, k);
-            float d[4] = {};
-#pragma unroll
-            for (int i = 0; i < first_tile::share; ++i) {
-              if (first_tile::has(warp(), i)) multiply_add(d, k[i], basis.queries[i][0], basis.queries[i][1]);
-            }
-            parts[(warp() * layout::row_blocks + block) * 32 + lane()] = make_float4(d[0], d[1], d[2], d[3]);
-          }
+        if (warp() < first_tile::active && inside) {
+          put_parts<true>(basis, c, parts);
+        } else if (warp() < first_tile::active) {
+          put_parts<false>(basis, c, parts);
         }
         __syncthreads();
         for (int i = 0; i < 4; ++i) s[0][i] = 0;
@@ -318,7 +325,10 @@ __device__ void attend_block<Spec, T, Queries>::score_expanded(scores& s, const 
       } else {
         uint32 k[layout::row_blocks][first_tile::share][4];
 #pragma unroll
-        for (int block = 0; block < layout::row_blocks; ++block) expand(block, k[block]);
+        for (int block = 0; block < layout::row_blocks; ++block) {
+          basis.template expand<false>(tile(0), layout::tile_stride, first_scales(), params.rotary, c.begin, c.rows.end,
+                                       block, warp(), k[block]);
+        }
         __syncthreads();  // the stored rows were read
 #pragma unroll
         for (int block = 0; block < layout::row_blocks; ++block) {

@@ -289,7 +289,7 @@ struct device_tile {
               }
             }
           }
-          turn_channels(x, c, turn::order::row(table, tile + r));
+          turn_channels(x, c, angles_of<typename turn::order>(table, tile + r));
         }
         for (int h = 0; h < turn::chunks; ++h) store(x[h], turned_chunk(c, h), out + r * stride, limb_stride);
       }
@@ -318,7 +318,7 @@ struct device_tile {
           }
           codes[h].decode(staged + r * row_bytes, 16 * chunk, x[h]);
         }
-        turn_channels(x, c, turn::order::row(table, tile + r));
+        turn_channels(x, c, angles_of<typename turn::order>(table, tile + r));
 #pragma unroll
         for (int h = 0; h < turn::chunks; ++h) store(x[h], turned_chunk(c, h), out + r * stride, limb_stride);
       }
@@ -329,7 +329,7 @@ struct device_tile {
     constexpr int pairs = 8 * turn::chunks;
 #pragma unroll
     for (int i = 0; i < pairs; i += 2) {
-      const float4 a = turn::order::angles(angles, pairs * c + i);
+      const float4 a = load_angles<typename turn::order>(angles, pairs * c + i);
       if constexpr (turn::order::halves) {
         turn_pair(x[0][position(i)], x[turn::chunks - 1][position(i)], a.x, a.y);
         turn_pair(x[0][position(i + 1)], x[turn::chunks - 1][position(i + 1)], a.z, a.w);

@@ -6,7 +6,8 @@
 
 --benchmark is Google Benchmark's own file, with aggregates; --engine what kvc_bench_host_engine printed; --peers a
 bench/results/host-peers-*.json. Values are medians, `best` is of the fastest repetition. A ratio over 1 says that ours
-is better, a target is a ratio. Peers of another run are marked: the machine may have been in another mood.
+is better, a target is a ratio. Peers of another run are marked; the machine may have been in another mood, so that
+there both values are those of the fastest repetition.
 
   host_summary.py --self-test
 """
@@ -57,7 +58,7 @@ CEILINGS = [
 # Peers that were timed elsewhere: the id of their file, what of ours they are compared with, target by peer.
 OTHERS = {
     "C1": ("C1", {}),
-    "C1-2-threads": ("C5-clla", {}),
+    "C2": ("C2", {}),
     "C3": ("C3", {"ggml q4_0": ("C3-ggml", 3.0)}),
     "C8-attention": ("C8-attention", {"llama.cpp q4_0": ("C8-attention", 2.0)}),
     "C8-step": ("C8-step", {"llama.cpp q4_0": ("C8-step", 1.0)}),
@@ -131,13 +132,13 @@ def with_peers(rows, peers):
         mine = by_id[ours]
         slug = "".join(c if c.isalnum() else "-" for c in peer["peer"]).strip("-")
         name, target = targets.get(peer["peer"], (f"{ours}-{slug}", None))
-        ratio = peer["value"] / mine["value"] if mine["unit"] == "ms" else mine["value"] / peer["value"]
-        fresh = row(**{**mine, "id": name, "peer": peer["peer"], "peer_value": peer["value"], "ratio": ratio,
-                       "target": target, "other_run": True})
+        ratio = peer["best"] / mine["best"] if mine["unit"] == "ms" else mine["best"] / peer["best"]
+        fresh = row(**{**mine, "id": name, "value": mine["best"], "peer": peer["peer"], "peer_value": peer["best"],
+                       "ratio": ratio, "target": target, "other_run": True})
         if name == ours:
             out[[r["id"] for r in out].index(name)] = fresh
         else:
-            out.insert(max(i for i, r in enumerate(out) if r["id"].startswith(ours)) + 1, fresh)
+            out.insert(max(i for i, r in enumerate(out) if (r["id"] + "-").startswith(ours + "-")) + 1, fresh)
     return out
 
 
@@ -153,8 +154,8 @@ def self_test():
         *line("ceiling/integer-dot", 100, 50, ops=3.2e6)]}
     engine = [{"cache": "int4", "attend_ms": 2.0, "least_attend_ms": 1.0, "step_ms": 4.0, "least_step_ms": 3.0},
               {"cache": "fp32", "attend_ms": 6.0, "least_attend_ms": 6.0, "step_ms": 8.0, "least_step_ms": 8.0}]
-    peers = {"rows": [{"id": "C1", "peer": "x q4", "value": 2.0}, {"id": "C9", "peer": "nobody", "value": 1.0},
-                      {"id": "C8-attention", "peer": "llama.cpp q4_0", "value": 5.0}]}
+    peers = {"rows": [{"id": "C1", "peer": "x q4", "best": 4.0}, {"id": "C9", "peer": "nobody", "best": 1.0},
+                      {"id": "C8-attention", "peer": "llama.cpp q4_0", "best": 2.5}]}
     rows = summarize(benchmark, engine, peers)
     by_id = {r["id"]: r for r in rows}
     good = (

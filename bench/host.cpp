@@ -171,9 +171,15 @@ void read(benchmark::State& state, int64 bytes, int threads, int times) {
   state.counters["bytes"] = static_cast<double>(share) * threads * times;
 }
 
-void peak(benchmark::State& state, double (*run)(long)) {
+void peak(benchmark::State& state, double (*run)(long), int threads) {
+  kvc::host::pool pool(threads);
   double ops = 0;
-  for (auto _ : state) ops = run(100000);
+  for (auto _ : state) {
+    pool.run([&](kvc::slice part) {
+      const double done = run(1000000);
+      if (part.index == 0) ops = done * threads;
+    });
+  }
   state.counters["ops"] = ops;
 }
 
@@ -221,9 +227,10 @@ void add_all() {
   add("ceiling/read-dram-2", read, int64{256} << 20, 2, 1);
   add("ceiling/read-l3-1", read, tokens * 308, 1, 64);
   add("ceiling/read-l3-2", read, tokens * 308, 2, 64);
-  if (kvc_bench::has_integer_dots()) add("ceiling/integer-dot", peak, kvc_bench::integer_dots);
-  if (kvc_bench::has_bf16_dots()) add("ceiling/bf16-dot", peak, kvc_bench::bf16_dots);
-  if (kvc_bench::has_fp32_fmas()) add("ceiling/fp32-fma", peak, kvc_bench::fp32_fmas);
+  if (kvc_bench::has_integer_dots()) add("ceiling/integer-dot", peak, kvc_bench::integer_dots, 1);
+  if (kvc_bench::has_integer_dots()) add("ceiling/integer-dot-2", peak, kvc_bench::integer_dots, 2);
+  if (kvc_bench::has_bf16_dots()) add("ceiling/bf16-dot", peak, kvc_bench::bf16_dots, 1);
+  if (kvc_bench::has_fp32_fmas()) add("ceiling/fp32-fma", peak, kvc_bench::fp32_fmas, 1);
 }
 
 }  // namespace

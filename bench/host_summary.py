@@ -52,6 +52,7 @@ CEILINGS = [
     ("read-dram-1", "reading 256 MB, 1 thread", "bytes", "GB/s"),
     ("read-dram-2", "the same, 2 threads", "bytes", "GB/s"),
     ("integer-dot", "8-bit integer dot products, registers only", "ops", "GOP/s"),
+    ("integer-dot-2", "the same, 2 threads", "ops", "GOP/s"),
     ("bf16-dot", "bf16 dot products, registers only", "ops", "GFLOP/s"),
     ("fp32-fma", "fp32 multiply-adds, registers only", "ops", "GFLOP/s"),
 ]
@@ -142,6 +143,13 @@ def with_peers(rows, peers):
     return out
 
 
+def idle_share(rows):
+    """What two threads reach of twice one thread's integer dot products: 1 where nothing else runs on two cores."""
+    value = {r["id"]: r["value"] for r in rows}
+    one, two = value.get("ceiling-integer-dot"), value.get("ceiling-integer-dot-2")
+    return round(two / (2 * one), 3) if one and two else None
+
+
 def self_test():
     def line(name, us, least, **counters):
         common = {"run_name": name + "/real_time", "time_unit": "us"}
@@ -151,7 +159,7 @@ def self_test():
     benchmark = {"benchmarks": [
         *line("C1/int4", 1000, 500, tokens=8000, ops=16e6, bytes=1e6), *line("C1/fp32", 3000, 3000, tokens=8000, ops=1),
         *line("C6/int4", 10, 10, rows=100), *line("C6/copy", 4, 4, rows=100), *line("C4/channel2", 5, 5, tokens=10),
-        *line("ceiling/integer-dot", 100, 50, ops=3.2e6)]}
+        *line("ceiling/integer-dot", 100, 50, ops=3.2e6), *line("ceiling/integer-dot-2", 125, 50, ops=6.4e6)]}
     engine = [{"cache": "int4", "attend_ms": 2.0, "least_attend_ms": 1.0, "step_ms": 4.0, "least_step_ms": 3.0},
               {"cache": "fp32", "attend_ms": 6.0, "least_attend_ms": 6.0, "step_ms": 8.0, "least_step_ms": 8.0}]
     peers = {"rows": [{"id": "C1", "peer": "x q4", "best": 4.0}, {"id": "C9", "peer": "nobody", "best": 1.0},
@@ -160,7 +168,7 @@ def self_test():
     by_id = {r["id"]: r for r in rows}
     good = (
         [r["id"] for r in rows] == ["C1", "C1-fp32", "C1-x-q4", "C4", "C6", "C8-attention-fp32", "C8-attention",
-                                    "C8-step-fp32", "C8-step", "ceiling-integer-dot"]
+                                    "C8-step-fp32", "C8-step", "ceiling-integer-dot", "ceiling-integer-dot-2"]
         and all(list(r) == FIELDS for r in rows)
         and by_id["C1"]["value"] == 8 and by_id["C1"]["best"] == 16 and by_id["C1"]["ratio"] == 0.5
         and by_id["C1"]["peer_value"] == 16 and by_id["C1-fp32"]["ratio"] == 3 and not by_id["C1"]["other_run"]
@@ -169,7 +177,8 @@ def self_test():
         and by_id["C6"]["ratio"] == 0.4 and by_id["C6"]["peer_value"] == 25
         and by_id["C8-attention"]["ratio"] == 2.5 and by_id["C8-attention"]["target"] == 2
         and by_id["C8-attention-fp32"]["ratio"] == 3 and by_id["C8-step"]["peer"] is None
-        and by_id["ceiling-integer-dot"]["value"] == 32 and by_id["ceiling-integer-dot"]["best"] == 64)
+        and by_id["ceiling-integer-dot"]["value"] == 32 and by_id["ceiling-integer-dot"]["best"] == 64
+        and idle_share(rows) == 0.8 and idle_share(rows[:3]) is None)
     print("ok" if good else f"BAD: {json.dumps(rows, indent=1)}")
     return 0 if good else 1
 
@@ -193,7 +202,11 @@ def main(arguments):
     if not rows:
         print("host_summary.py: no measurement in these files", file=sys.stderr)
         return 1
-    head = {"device": options.device, "date": options.date, "commit": options.commit,
+    idle = idle_share(rows)
+    if idle is not None and idle < 0.9:
+        print(f"host_summary.py: two threads reach {idle:.0%} of twice one thread: something else ran on this machine, "
+              "and what has two threads suffered", file=sys.stderr)
+    head = {"device": options.device, "date": options.date, "commit": options.commit, "idle": idle,
             "peers": {key: peers.get(key) for key in ("date", "versions", "how")} if peers else None}
     text = "{\n" + "".join(f' "{key}": {json.dumps(value)},\n' for key, value in head.items())
     text += ' "rows": [\n' + ",\n".join("  " + json.dumps(r) for r in rows) + "\n ]\n}\n"

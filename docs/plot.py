@@ -12,7 +12,7 @@ def escaped(text):
 def ratios(rows, title):
     """Bars of rows' ratios to their peers on a logarithmic scale, from the line of 1; a mark where a target is."""
     rows = [r for r in rows if r.get("ratio")]
-    left, width, top, step = 330, 420, 46, 20
+    left, width, top, step = 420, 420, 46, 20
     values = [r["ratio"] for r in rows] + [r["target"] for r in rows if r.get("target")] + [1.0]
     low, high = (10 ** f(math.log10(g(values)) + e) for f, g, e in ((math.floor, min, -1e-9), (math.ceil, max, 1e-9)))
     height = top + step * len(rows) + 34
@@ -33,10 +33,11 @@ def ratios(rows, title):
         begin, end = sorted((x(1.0), x(r["ratio"])))
         reached = r["ratio"] >= (r.get("target") or 1.0)
         out.append(f'<text x="{left - 8}" y="{y + 11}" fill="{TEXT}" text-anchor="end">'
-                   f'{escaped(r["id"])}: {escaped(r["peer"])}</text>')
+                   f'{escaped(r["what"])}: {escaped(r["peer"])}</text>')
         out.append(f'<rect x="{begin}" y="{y}" width="{max(1.0, round(end - begin, 1))}" height="14"'
                    f' fill="{OURS if reached else BEHIND}"/>')
-        out.append(f'<text x="{end + 4}" y="{y + 11}" fill="{TEXT}">{r["ratio"]:.2f}</text>')
+        out.append(f'<text x="{left + width + 56}" y="{y + 11}" fill="{TEXT}" text-anchor="end">'
+                   f'{r["ratio"]:.2f}</text>')
         if r.get("target"):
             at = x(r["target"])
             out.append(f'<line x1="{at}" y1="{y - 3}" x2="{at}" y2="{y + 17}" stroke="{MARK}" stroke-width="3"/>')

@@ -15,6 +15,7 @@ A block starts with one of these comments and ends with '<!-- end -->':
                                     or of those whose ids begin so
   <!-- host: FOLDER [ID,...] -->    the same of the newest FOLDER/host-*.json
   <!-- plot: FILE.svg FOLDER -->    a plot of the newest FOLDER/host-*.json, which is written to FILE
+  <!-- compile: FOLDER -->          what the newest FOLDER/compile-*.json says of compiling, beside the budgets
   <!-- result: PATH -->             a committed output of a program that needs a GPU, as text
   <!-- quote: PATH -->              text that must stand in a file so; checked, not generated
 
@@ -32,7 +33,7 @@ import textwrap
 from plot import ratios
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-START = re.compile(r"^<!-- (code|output|table|report|speed|host|plot|result|quote): (.+?) -->$")
+START = re.compile(r"^<!-- (code|output|table|report|speed|host|plot|compile|result|quote): (.+?) -->$")
 END = "<!-- end -->"
 
 
@@ -222,6 +223,22 @@ def write_plots(root, text, check):
                 path.write_text(fresh, encoding="utf-8")
 
 
+def compiling(root, folder):
+    found = newest_report(root, folder, "compile-*.json")
+    if found is None:
+        return "*No measurement is committed yet; `python3 bench/compile.py` makes one.*"
+    date, name, data = found
+    units = {"seconds": (1, "{:.2f} s"), "object_bytes": (1e3, "{:,.0f} KB"), "memory_bytes": (1e6, "{:,.0f} MB")}
+    lines = ["| what | processor time | object | memory | budget |", "|---|---:|---:|---:|---|"]
+    for row in data["rows"]:
+        cells = {key: text.format(row[key] / unit) for key, (unit, text) in units.items()}
+        limits = [units[key][1].format(most / units[key][0]) + (", **exceeded**" if row[key] > most else "")
+                  for key, most in row["budget"].items()]
+        lines.append(f"| {row['what']} | {' | '.join(cells.values())} | {'; '.join(limits) or '–'} |")
+    about = [data["device"], *data["compilers"], date[:10], f"commit {data['commit']}"]
+    return "\n".join([*lines, "", "; ".join(about) + f" ([all figures]({folder}/{name}))."])
+
+
 def result(root, path):
     if not (root / path).is_file():
         return "*Not run on a GPU yet.*"
@@ -254,8 +271,9 @@ def generate(root, build, kind, arguments, body, up="", page=None):
         return code(root, words[0], words[1].strip("[]") if len(words) > 1 else None)
     if kind == "quote":
         return check_quote(root, words[0], body)
-    if kind in ("report", "speed", "host"):
-        table = {"report": report, "speed": speed, "host": host}[kind](root, *words)
+    tables = {"report": report, "speed": speed, "host": host, "compile": compiling}
+    if kind in tables:
+        table = tables[kind](root, *words)
         return table.replace("([all figures](", f"([all figures]({up}")
     if kind == "plot":
         return plot(root, *words, page)

@@ -114,6 +114,7 @@ PAGES = [
     ("<!-- table: program 1 -->\n<!-- end -->\n", "stale: table program 1"),
     ("<!-- report: results -->\n<!-- end -->\n", "stale: report results"),
     ("<!-- speed: results attend a -->\n<!-- end -->\n", "stale: speed results attend a"),
+    ("<!-- compile: results -->\n<!-- end -->\n", "stale: compile results"),
     ("<!-- host: results b -->\n<!-- end -->\n", "stale: host results b"),
     ("<!-- plot: s.svg results -->\n![ratios to the peers](s.svg)\n<!-- end -->\n", None),
     ("<!-- plot: t.svg results -->\n![ratios to the peers](t.svg)\n<!-- end -->\n", "stale: t.svg"),
@@ -145,6 +146,9 @@ def self_test():
                 '{"device": "x", "date": "1", "commit": "c", "peers": {"date": "2", "versions": {"p": "3"}}, "rows": ['
                 '{"id": "a", "what": "", "value": 1}, {"id": "b", "what": "two", "value": 2, "unit": "m", "peer": "p",'
                 ' "peer_value": 4, "ratio": 0.5, "target": 2, "other_run": true}]}')
+            (root / "results" / "compile-x.json").write_text(
+                '{"device": "x", "date": "1", "commit": "c", "compilers": ["g"], "rows": [{"what": "w", "seconds": 2.5,'
+                ' "object_bytes": 9000, "memory_bytes": 3e6, "budget": {"seconds": 2, "object_bytes": 9000}}]}')
             (root / "results" / "host-peers-x.json").write_text('{"date": "3", "rows": []}')
             (root / "s.svg").write_text(dict(update.plots(root, "<!-- plot: s.svg results -->"))[root / "s.svg"])
             (root / "t.svg").write_text("another plot")
@@ -159,6 +163,8 @@ def self_test():
             good = good and "| `b` | 1.00000 |" in fresh and "`a`" not in fresh
         if sentence and sentence.startswith("stale: speed"):
             good = good and "| `a1` | one | 2.0 |" in fresh and "append" not in fresh and "b1" not in fresh
+        if sentence and sentence.startswith("stale: compile"):
+            good = good and "| w | 2.50 s | 9 KB | 3 MB | 2.00 s, **exceeded**; 9 KB |" in fresh
         if sentence and sentence.startswith("stale: host"):
             good = good and "| `b` | two | 2 | m | p * | 4 | 0.50 | 2 |" in fresh and "`a`" not in fresh
         wrong += not good

@@ -89,7 +89,7 @@ def compile_once(command, source, folder):
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         log.seek(0)
-        raise Failed(log.read(4000))
+        raise Failed(log.read()[-4000:])  # errors come after the warnings
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, out.stat().st_size
 
 

@@ -199,27 +199,31 @@ void add_all() {
   using c = caches<128>;
   using clla = kvc_bench::flagship;
   constexpr int64 tokens = 8192;
-  constexpr int64 many = 262144;  // 80 MB of codes: more than the last-level cache
   add("C1/int4", attend<clla>, tokens, 1, 1);
+  add("C5/clla-int4-2-threads", attend<clla>, tokens, 1, 2);
+  add("C3/int4", attend<c::int4>, tokens, 1, 1);
+  add("C5/int4-2-threads", attend<c::int4>, tokens, 1, 2);
+#ifndef KVC_BENCH_FEW
   add("C1/fp32", attend<latent<16, kvc::quant::none<float>>>, tokens, 1, 1);
   add("C1/bf16", attend<latent<16, kvc::quant::none<kvc::bf16>>>, tokens, 1, 1);
   add("C2/heads-128", attend<latent<128>>, tokens, 1, 1);
   add("C2/heads-1", attend<latent<1>>, tokens, 1, 1);
+  constexpr int64 many = 262144;  // 80 MB of codes: more than the last-level cache
   add("C2/heads-1-long", attend<latent<1>>, many, 1, 1);
-  add("C3/int4", attend<c::int4>, tokens, 1, 1);
   add("C3/fp32", attend<c::fp32>, tokens, 1, 1);
   add("C3/bf16", attend<c::bf16>, tokens, 1, 1);
   add("C4/channel2", attend<c::channel2>, tokens, 1, 1);
-  add("C5/clla-int4-2-threads", attend<clla>, tokens, 1, 2);
-  add("C5/int4-2-threads", attend<c::int4>, tokens, 1, 2);
+#endif
   constexpr int64 rows = 2048;
   add("C6/int4", append_rows<c::int4>, rows);
-  add("C6/int4-rotated", append_rows<c::rotated>, rows);
-  add("C6/bf16", append_rows<c::bf16>, rows);
   add("C6/copy", copy_rows, rows, 2 * 8 * 128);
   add("C6/clla-int4", append_rows<clla>, rows);
   add("C6/clla-copy", copy_rows, rows, 576);
+#ifndef KVC_BENCH_FEW
+  add("C6/int4-rotated", append_rows<c::rotated>, rows);
+  add("C6/bf16", append_rows<c::bf16>, rows);
   add("C7/int4", attend<prompt>, rows, rows, 1);
+#endif
 #if defined(KVC_BENCH_EIGEN)
   add("C7/eigen", prompt_products, 9, 3, 2048);
 #endif

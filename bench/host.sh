@@ -46,7 +46,7 @@ mkdir -p "$work"
 if [ $build = yes ]; then
   echo "== build"
   cmake -S . -B "$work" -DCMAKE_BUILD_TYPE=Release -DKVC_ENABLE_CUDA=OFF -DKVC_BUILD_TESTS=OFF \
-    -DKVC_ENGINE_HEAD_DIMS=64 >"$work/configure.log" || { cat "$work/configure.log" >&2; exit 1; }
+    -DKVC_BENCH_ALL=ON -DKVC_ENGINE_HEAD_DIMS=64 >"$work/configure.log" || { cat "$work/configure.log" >&2; exit 1; }
   cmake --build "$work" -j 2 --target kvc_bench_host
   if cmake --build "$work" --target help | grep -q kvc_bench_host_engine; then
     cmake --build "$work" -j 2 --target kvc_bench_host_engine

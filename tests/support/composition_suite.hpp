@@ -202,6 +202,57 @@ TEST_CASE("bytes and outputs do not depend on how rows were appended") {
   }
 }
 
+TEST_CASE("every instruction set stores the same bytes, and attends packed codes to the same bits") {
+  const kvc::host::instruction_set best = kvc::host::active_instruction_set();
+  using kvc::host::instruction_set;
+  for (const composition& c : suite()) {
+    CAPTURE(c.name);
+    std::vector<byte> file;
+    std::vector<row_result> wanted;
+    for (const instruction_set set : {instruction_set::avx512, instruction_set::avx2, instruction_set::portable}) {
+      if (kvc::host::use_instruction_set(set) != kvc::status::ok) continue;
+      CAPTURE(std::string(kvc::host::name_of(set)));
+      const auto cache = c.make(roomy);
+      const cache_facts& f = cache->facts();
+      const kvc::attend_params params = params_of(f);
+      const int sequence = cache->add();
+      const int64 length = 2 * f.tokens_per_page + 19;
+      cache->reserve(sequence, length - 3);
+      std::vector<row_result> results = run_layers(*cache, part_of(5, 0, length - 3), params);
+      cache->commit();
+      for (int64 t = length - 3; t < length; ++t) {
+        cache->reserve(sequence, 1);
+        results.push_back(run_layers(*cache, part_of(5, t, t + 1), params)[0]);
+        cache->commit();
+      }
+      if (file.empty()) {
+        file = cache->save(sequence);
+        wanted = results;
+        continue;
+      }
+      CHECK(cache->save(sequence) == file);
+      // fp32 products are fused where the machine can, which portable code does not ask for.
+      const bool in_codes = f.first.is_packed && f.second.is_packed && f.first.ring_rows + f.first.first_rows == 0 &&
+                            f.second.ring_rows + f.second.first_rows == 0;
+      if (in_codes || set != instruction_set::portable) {
+        bool same = true;
+        for (std::size_t i = 0; i < results.size(); ++i) same = same && same_bits(results[i], wanted[i]);
+        CHECK(same);
+      }
+      if (f.keep > 0) continue;  // rows that the last query does not see are gone
+      for (int layer = 0; layer < f.layers; ++layer) {
+        const step_rows queries = make_rows(f, layer, part_of(5, length - 1, length));
+        const verdict v = check_query(f, gather_rows(*cache, sequence, layer), queries.q.data(), length - 1, params,
+                                      results.back().out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads *
+                                                                      f.output_width,
+                                      results.back().lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads);
+        CHECK_MESSAGE(v.holds, std::string(kvc::host::name_of(set)), ", layer ", layer, ": ", v.what);
+      }
+    }
+    REQUIRE(kvc::host::use_instruction_set(best) == kvc::status::ok);
+  }
+}
+
 TEST_CASE("the newest rollback_rows rows can be cut exactly") {
   for (const composition& c : suite()) {
     CAPTURE(c.name);

@@ -142,6 +142,10 @@ struct stream_rows {
   KVC_HD void decode(int64 t, int count, float* x) const {
     const byte* s = segment_of(t);
     int in_page = static_cast<int>(t % per_page);
+    if constexpr (per_group == 1) {
+      codec::template decode<width>(s, s + stream_type::codes_bytes, in_page, in_page + count, x);
+      return;
+    }
     while (count > 0) {
       const int group = in_page / per_group;
       const int begin = in_page - group * per_group;

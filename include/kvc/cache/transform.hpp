@@ -112,6 +112,8 @@ struct transform {
   static constexpr bool takes_team = dims_take_team<Team>&& stack::template take_team<Team>;
   /// Whether a stored row is the model's row with nothing but the wrappers applied.
   static constexpr bool dims_are_identity = requires { requires dims_policy::is_identity; };
+  /// Whether it is the model's row.
+  static constexpr bool is_identity = dims_are_identity && stack::is_identity;
 
   /// row: [model_width] -> stored: [width]
   template <class Team = serial_team>

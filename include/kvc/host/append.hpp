@@ -2,6 +2,8 @@
 #pragma once
 
 #include "kvc/cache/append.hpp"
+#include "kvc/host/simd/compiled.hpp"
+#include "kvc/quant/integer.hpp"
 
 // Appending a step's rows to a composed cache, on the host. A work item is one page of one stream of one stored head.
 
@@ -9,21 +11,112 @@ namespace kvc::inline v0_1::host {
 
 namespace detail {
 
+/// Whether a stream's rows are encoded by the kernels of host/simd: integers with fp16 constants per row.
+template <class Stream, class Codec = typename Stream::codec>
+struct encodes_rows {
+  static constexpr bool value = false;
+};
+template <class Stream, int Bits, int Group, quant::grid Grid>
+struct encodes_rows<Stream, quant::integer<Bits, Group, Grid, quant::per_token, quant::scale_type::fp16>> {
+  using codec = typename Stream::codec;
+  static constexpr int bits = Bits;
+  static constexpr int grid = Grid == quant::affine ? 0 : (Grid == quant::symmetric ? 1 : 2);
+  static constexpr int group = codec::template group_length<Stream::width>;
+  static constexpr bool value = Stream::exact_rows == 0 && group % 16 == 0 && Stream::width % group == 0;
+};
+
+/// The rows (token, head) from `first` on, of tokens from `begin` on, into the stored space. x[i]: where row i is.
+template <class Spec, bool First, class T, row_preparation Params>
+void transform_rows(const cache_view<Spec>& view, int slot, const rows_view<const T>& rows, const Params& params,
+                    int64 committed, int64 begin, int64 first, int count, float* stored, const float** x) {
+  using stream_type = stream_of<Spec, First>;
+  const int heads = view.model.stored_heads();
+  compiled([&] {
+    float model_row[stream_type::model_width];
+    for (int i = 0; i < count; ++i) {
+      const int64 t = begin + (first + i) / heads;
+      const int head = static_cast<int>((first + i) % heads);
+      const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(view, slot, head);
+      kvc::detail::load_row<Spec, First>(rows, t - committed, head, view.model.merged(), constants.merge_weights,
+                                         params, t, model_row);
+      float* to = stored + i * stream_type::width;
+      transform<stream_type>::store(model_row, to, constants.transform);
+      x[i] = to;
+    }
+  });
+}
+
+/// append_page of all heads for such a stream. A token's heads lie side by side in the input, and so they are read:
+/// rows are transformed and encoded 16 at a time, of one head or of several.
+template <class Spec, bool First, class T, row_preparation Params>
+void append_coded_page(const cache_view<Spec>& view, const step_view& step, int index, int slot,
+                       const rows_view<const T>& rows, int64 page, const Params& params) {
+  using stream_type = stream_of<Spec, First>;
+  using encoder = encodes_rows<stream_type>;
+  constexpr int width = stream_type::width;
+  constexpr int at_once = 16;
+  constexpr bool is_as_given = __is_same(T, float) && !Params::prepares && transform<stream_type>::is_identity;
+  const int merged = view.model.merged();
+  const int heads = view.model.stored_heads();
+  const int64 committed = step.seq_lens[index];
+  const int64 begin = max_of(page * Spec::tokens_per_page, committed);
+  const int64 end = min_of((page + 1) * Spec::tokens_per_page, committed + step.rows(index));
+  alignas(64) float stored[at_once * width];
+  const float* x[at_once];
+  byte* codes[at_once];
+  byte* constants[at_once];
+  const bool is_ready = is_as_given && merged == 1;
+  const int64 count = (end - begin) * heads;
+  for (int64 first = 0; first < count; first += at_once) {
+    const int n = static_cast<int>(min_of<int64>(at_once, count - first));
+    for (int i = 0; i < n; ++i) {
+      const int64 t = begin + (first + i) / heads;
+      const int head = static_cast<int>((first + i) % heads);
+      const int64 in_page = t % Spec::tokens_per_page;
+      byte* segment =
+          view.page(slot, step.block(index, page)) + cache_view<Spec>::template segment_offset<First>(head, heads);
+      codes[i] = segment + in_page * stream_type::row_bytes;
+      constants[i] = segment + stream_type::codes_bytes + in_page * stream_type::group_bytes;
+      if constexpr (is_as_given) x[i] = rows.at(t - committed, head);
+    }
+    if (!is_ready) {
+      transform_rows<Spec, First>(view, slot, rows, params, committed, begin, first, n, stored, x);
+    }
+    kernels().encode({x, codes, constants, n, width, encoder::group, encoder::bits, encoder::grid});
+  }
+}
+
 template <class Spec, bool First, class T, row_preparation Params>
 void append_stream(const cache_view<Spec>& view, const step_view& step, int slot, const rows_view<const T>& rows,
                    const Params& params, slice part, int64& item) {
   for (int i = 0; i < step.sequences; ++i) {
+    const rows_view<const T> own = rows.from(step.row_indptr[i]);
     int64 begin = 0;
     int64 end = 0;
     touched_pages<Spec>(step, i, begin, end);
+    if constexpr (encodes_rows<stream_of<Spec, First>>::value) {
+      for (int64 page = begin; page < end; ++page) {
+        if (item++ % part.count != part.index) continue;
+        append_coded_page<Spec, First>(view, step, i, slot, own, page, params);
+      }
+      continue;
+    }
     for (int head = 0; head < view.model.stored_heads(); ++head) {
       for (int64 page = begin; page < end; ++page) {
         if (item++ % part.count != part.index) continue;
         const stream_rows<Spec, First> at(view, step, i, slot, head);
-        append_page<Spec, First>(at, rows.from(step.row_indptr[i]), page, params);
+        compiled([&] { append_page<Spec, First>(at, own, page, params); });
       }
     }
   }
+}
+
+template <class Spec, class T, row_preparation Params>
+void append_streams(const cache_view<Spec>& view, const step_view& step, int slot, const rows_view<const T>& first,
+                    const rows_view<const T>& second, const Params& params, slice part) {
+  int64 item = 0;
+  append_stream<Spec, true>(view, step, slot, first, params, part, item);
+  append_stream<Spec, false>(view, step, slot, second, params, part, item);
 }
 
 template <class Spec>
@@ -65,9 +158,7 @@ status append(const cache_view<Spec>& view, const step_view& step, int layer, ro
   const status s = detail::check_append(view, step, layer, part, params);
   if (s != status::ok || step.total_rows() == 0) return s;
   if (k.data == nullptr || v.data == nullptr) return status::null_pointer;
-  int64 item = 0;
-  detail::append_stream<Spec, true>(view, step, view.model.slot(layer), k, params, part, item);
-  detail::append_stream<Spec, false>(view, step, view.model.slot(layer), v, params, part, item);
+  detail::append_streams(view, step, view.model.slot(layer), k, v, params, part);
   return status::ok;
 }
 
@@ -79,11 +170,9 @@ status append(const cache_view<Spec>& view, const step_view& step, int layer, ro
   const status s = detail::check_append(view, step, layer, part, params);
   if (s != status::ok || step.total_rows() == 0) return s;
   if (rows.data == nullptr) return status::null_pointer;
-  int64 item = 0;
   rows_view<const T> rotary = rows;
   rotary.data += Spec::first_stream::model_width;
-  detail::append_stream<Spec, true>(view, step, view.model.slot(layer), rows, params, part, item);
-  detail::append_stream<Spec, false>(view, step, view.model.slot(layer), rotary, params, part, item);
+  detail::append_streams(view, step, view.model.slot(layer), rows, rotary, params, part);
   return status::ok;
 }
 

@@ -147,6 +147,9 @@ struct integer {
   }
 
   KVC_HD static group_range range_of(const float* x, int count, int stride) {
+#if !defined(__CUDA_ARCH__)
+    if (stride == 1 && count % 16 == 0) return range_in_lanes(x, count);
+#endif
     group_range r{x[0], x[0], true};
     uint32 not_finite = 0;
     for (int i = 0; i < count; ++i) {
@@ -160,6 +163,34 @@ struct integer {
   }
 
  private:
+  /// The same, 16 at a time: compilers do not reorder a least or a largest of floats by themselves.
+  static group_range range_in_lanes(const float* x, int count) {
+    alignas(64) float low[16];
+    alignas(64) float high[16];
+    alignas(64) uint32 magnitude[16];
+    for (int l = 0; l < 16; ++l) {
+      low[l] = high[l] = x[l];
+      magnitude[l] = 0;
+    }
+    for (int i = 0; i < count; i += 16) {
+      for (int l = 0; l < 16; ++l) {
+        const float v = x[i + l];
+        low[l] = v < low[l] ? v : low[l];
+        high[l] = v > high[l] ? v : high[l];
+        const uint32 bits = float_bits(v) & 0x7fffffffu;
+        magnitude[l] = bits > magnitude[l] ? bits : magnitude[l];
+      }
+    }
+    for (int half = 8; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) {
+        low[l] = low[l + half] < low[l] ? low[l + half] : low[l];
+        high[l] = high[l + half] > high[l] ? high[l + half] : high[l];
+        magnitude[l] = magnitude[l + half] > magnitude[l] ? magnitude[l + half] : magnitude[l];
+      }
+    }
+    return {low[0], high[0], magnitude[0] < 0x7f800000u};
+  }
+
   template <int Width, class Team>
   KVC_HD static void encode_token(const float* x, byte* codes, byte* constants, Team team) {
     constexpr int length = group_length<Width>;

@@ -56,19 +56,40 @@ KVC_HD void butterflies(float* x, Team team) {
 
 }  // namespace detail
 
-/// In place: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block, butterflies in ascending stride.
-template <int Block>
-KVC_HD void hadamard(float* x) {
-  for (int half = 1; half < Block; half *= 2) {
-    for (int base = 0; base < Block; base += 2 * half) {
-      for (int i = base; i < base + half; ++i) {
+namespace detail {
+
+/// The butterflies of strides Half and up, in ascending order. Short strides are written over 16 lanes at a time:
+/// compilers turn that into shuffles.
+template <int Block, int Half>
+KVC_HD void hadamard_stages(float* x) {
+  if constexpr (Half < 16 && Block >= 16) {
+    for (int base = 0; base < Block; base += 16) {
+      float y[16];
+      for (int l = 0; l < 16; ++l) {
+        const float other = x[base + (l ^ Half)];
+        y[l] = (l & Half) != 0 ? other - x[base + l] : x[base + l] + other;
+      }
+      for (int l = 0; l < 16; ++l) x[base + l] = y[l];
+    }
+  } else {
+    for (int base = 0; base < Block; base += 2 * Half) {
+      for (int i = base; i < base + Half; ++i) {
         const float a = x[i];
-        const float b = x[i + half];
+        const float b = x[i + Half];
         x[i] = a + b;
-        x[i + half] = a - b;
+        x[i + Half] = a - b;
       }
     }
   }
+  if constexpr (2 * Half < Block) hadamard_stages<Block, 2 * Half>(x);
+}
+
+}  // namespace detail
+
+/// In place: y = H x / sqrt(Block), H the Sylvester-Hadamard matrix of order Block, butterflies in ascending stride.
+template <int Block>
+KVC_HD void hadamard(float* x) {
+  if constexpr (Block > 1) detail::hadamard_stages<Block, 1>(x);
   const float scale = 1.0f / sqrt_of(static_cast<float>(Block));
   for (int i = 0; i < Block; ++i) x[i] *= scale;
 }

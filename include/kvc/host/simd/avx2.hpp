@@ -9,6 +9,11 @@
 
 #include "kvc/host/simd/calls.hpp"
 
+#if defined(__CUDACC__)  // nvcc warns of the host compiler's pragmas
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675
+#endif
+
 #define KVC_SIMD inline __attribute__((always_inline))
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -112,6 +117,17 @@ KVC_SIMD floats sum_each(const floats (&v)[16]) {
   for (int i = 0; i < 16; ++i) y[i] = sum_of(v[i]);
   return load(y);
 }
+KVC_SIMD float least_of(floats x) {
+  const __m256 a = _mm256_min_ps(x.a, x.b);
+  const __m128 b = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_min_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_min_ss(c, _mm_movehdup_ps(c)));
+}
+KVC_SIMD floats least_each(const floats (&v)[16]) {
+  alignas(32) float y[16];
+  for (int i = 0; i < 16; ++i) y[i] = least_of(v[i]);
+  return load(y);
+}
 KVC_SIMD floats greatest_each(const floats (&v)[16]) {
   alignas(32) float y[16];
   for (int i = 0; i < 16; ++i) y[i] = greatest_of(v[i]);
@@ -153,6 +169,28 @@ KVC_SIMD words truncate(floats x) {
 KVC_SIMD words nearest(floats x) {
   return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
 }
+KVC_SIMD words floor_of(floats x) {
+  return truncate({_mm256_floor_ps(x.a), _mm256_floor_ps(x.b)});
+}
+KVC_SIMD words less_words(words x, words y) {
+  return {_mm256_cmpgt_epi32(y.a, x.a), _mm256_cmpgt_epi32(y.b, x.b)};
+}
+KVC_SIMD words greater_words(words x, words y) {
+  return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+KVC_SIMD words select_words(words mask, words x, words y) {
+  return {_mm256_blendv_epi8(y.a, x.a, mask.a), _mm256_blendv_epi8(y.b, x.b, mask.b)};
+}
+KVC_SIMD words greatest_words_each(const floats (&v)[16]) {
+  alignas(32) int32 y[16];
+  for (int i = 0; i < 16; ++i) {
+    const __m256i a = _mm256_max_epi32(_mm256_castps_si256(v[i].a), _mm256_castps_si256(v[i].b));
+    const __m128i b = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    const __m128i c = _mm_max_epi32(b, _mm_unpackhi_epi64(b, b));
+    y[i] = _mm_cvtsi128_si32(_mm_max_epi32(c, _mm_shuffle_epi32(c, 1)));
+  }
+  return load_words(y);
+}
 KVC_SIMD int32 sum_of_words(words x) {
   const __m256i a = _mm256_add_epi32(x.a, x.b);
   const __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -192,6 +230,45 @@ KVC_SIMD __m256 low_halves(__m256i x) {
 KVC_SIMD void halves(words x, floats& low, floats& high) {
   low = {low_halves(x.a), low_halves(x.b)};
   high = {low_halves(_mm256_srli_epi32(x.a, 16)), low_halves(_mm256_srli_epi32(x.b, 16))};
+}
+template <int Rounding>
+KVC_SIMD words half_rounded(floats x) {
+  const floats limit = broadcast(65504.0f);
+  const floats in = greater_of(less_of(x, limit), subtract(zeros(), limit));
+  return {_mm256_cvtepu16_epi32(_mm256_cvtps_ph(in.a, Rounding)),
+          _mm256_cvtepu16_epi32(_mm256_cvtps_ph(in.b, Rounding))};
+}
+KVC_SIMD words half_bits(floats x) {
+  return half_rounded<_MM_FROUND_TO_NEAREST_INT>(x);
+}
+KVC_SIMD words half_above(floats x) {
+  return half_rounded<_MM_FROUND_TO_POS_INF>(x);
+}
+KVC_SIMD words half_below(floats x) {
+  return half_rounded<_MM_FROUND_TO_NEG_INF>(x);
+}
+KVC_SIMD floats half_values(words x) {
+  return {low_halves(x.a), low_halves(x.b)};
+}
+KVC_SIMD void store_packed(words x, int bits, byte* p) {
+  const __m128i bytes = low_bytes(x);
+  if (bits == 4 || bits == 2) {
+    __m128i packed = _mm_maddubs_epi16(bytes, _mm_set1_epi16(bits == 4 ? 0x1001 : 0x0401));
+    if (bits == 2) {
+      packed = _mm_madd_epi16(packed, _mm_set1_epi32(0x00100001));
+      packed = _mm_packus_epi32(packed, packed);
+    }
+    packed = _mm_packus_epi16(packed, packed);
+    const long long word = _mm_cvtsi128_si64(packed);
+    __builtin_memcpy(p, &word, 4);
+    if (bits == 4) __builtin_memcpy(p + 4, reinterpret_cast<const byte*>(&word) + 4, 4);
+  } else if (bits == 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  } else {
+    uint8 codes[16];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), bytes);
+    pack_16(codes, bits, p);
+  }
 }
 KVC_SIMD words broadcast_4(const void* p) {
   int32 x;
@@ -300,6 +377,7 @@ KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
 }
 
 #include "kvc/host/simd/codes.inl"
+#include "kvc/host/simd/encode.inl"
 #include "kvc/host/simd/tiles.inl"
 
 inline constexpr kernel_table table = make_table();
@@ -312,5 +390,8 @@ inline constexpr kernel_table table = make_table();
 #pragma GCC pop_options
 #endif
 #undef KVC_SIMD
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif
 
 #endif

@@ -9,6 +9,11 @@
 
 #include "kvc/host/simd/calls.hpp"
 
+#if defined(__CUDACC__)  // nvcc warns of the host compiler's pragmas
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675
+#endif
+
 #define KVC_SIMD inline __attribute__((always_inline))
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"))), \
@@ -136,6 +141,20 @@ struct join_sum {
 struct join_greatest {
   KVC_SIMD floats operator()(floats a, floats b) const { return _mm512_maskz_max_ps(all_16, a, b); }
 };
+struct join_least {
+  KVC_SIMD floats operator()(floats a, floats b) const { return _mm512_maskz_min_ps(all_16, a, b); }
+};
+struct join_greatest_words {
+  KVC_SIMD floats operator()(floats a, floats b) const {
+    return as_floats(_mm512_maskz_max_epi32(all_16, as_words(a), as_words(b)));
+  }
+};
+KVC_SIMD floats least_each(const floats (&v)[16]) {
+  return reduce_each(v, join_least{});
+}
+KVC_SIMD words greatest_words_each(const floats (&v)[16]) {
+  return as_words(reduce_each(v, join_greatest_words{}));
+}
 KVC_SIMD floats sum_each(const floats (&v)[16]) {
   return reduce_each(v, join_sum{});
 }
@@ -189,6 +208,56 @@ KVC_SIMD void store_query(words x, int8* p) {
     bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   }
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+KVC_SIMD words floor_of(floats x) {
+  return _mm512_maskz_cvttps_epi32(all_16, _mm512_maskz_roundscale_ps(all_16, x, _MM_FROUND_TO_NEG_INF));
+}
+KVC_SIMD words less_words(words a, words b) {
+  return _mm512_movm_epi32(_mm512_cmplt_epi32_mask(a, b));
+}
+KVC_SIMD words greater_words(words a, words b) {
+  return _mm512_maskz_max_epi32(all_16, a, b);
+}
+KVC_SIMD words select_words(words mask, words a, words b) {
+  return _mm512_mask_blend_epi32(_mm512_movepi32_mask(mask), b, a);
+}
+template <int Rounding>
+KVC_SIMD words half_rounded(floats x) {
+  const floats limit = broadcast(65504.0f);
+  const floats in = greater_of(less_of(x, limit), broadcast(-65504.0f));
+  return _mm512_maskz_cvtepu16_epi32(all_16, _mm512_maskz_cvtps_ph(all_16, in, Rounding));
+}
+KVC_SIMD words half_bits(floats x) {
+  return half_rounded<_MM_FROUND_TO_NEAREST_INT>(x);
+}
+KVC_SIMD words half_above(floats x) {
+  return half_rounded<_MM_FROUND_TO_POS_INF>(x);
+}
+KVC_SIMD words half_below(floats x) {
+  return half_rounded<_MM_FROUND_TO_NEG_INF>(x);
+}
+KVC_SIMD floats half_values(words x) {
+  return _mm512_maskz_cvtph_ps(all_16, _mm512_maskz_cvtepi32_epi16(all_16, x));
+}
+KVC_SIMD void store_packed(words x, int bits, byte* p) {
+  if (bits == 4) {  // neighbours into one word of 64 bits
+    const words pairs = _mm512_or_si512(x, _mm512_maskz_srli_epi64(all_8, x, 28));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi64_epi8(all_8, pairs));
+    return;
+  }
+  const __m128i bytes = _mm512_maskz_cvtepi32_epi8(all_16, x);
+  if (bits == 2) {
+    const __m128i fours = _mm_madd_epi16(_mm_maddubs_epi16(bytes, _mm_set1_epi16(0x0401)), _mm_set1_epi32(0x00100001));
+    const int32 word =
+        _mm_cvtsi128_si32(_mm_shuffle_epi8(fours, _mm_setr_epi8(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)));
+    __builtin_memcpy(p, &word, 4);
+  } else if (bits == 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  } else {
+    uint8 codes[16];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), bytes);
+    pack_16(codes, bits, p);
+  }
 }
 KVC_SIMD int32 sum_of_words(words x) {
   const __m256i a =
@@ -301,6 +370,7 @@ KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
 }
 
 #include "kvc/host/simd/codes.inl"
+#include "kvc/host/simd/encode.inl"
 #include "kvc/host/simd/tiles.inl"
 
 inline constexpr kernel_table table = make_table();
@@ -313,5 +383,8 @@ inline constexpr kernel_table table = make_table();
 #pragma GCC pop_options
 #endif
 #undef KVC_SIMD
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif
 
 #endif

@@ -63,6 +63,27 @@ struct sum_codes_call {
   byte* buffer;  ///< sum_buffer_bytes(blocks)
 };
 
+/// Rows to be encoded as integers with constants in fp16 per row and group (quant/integer.hpp).
+struct encode_call {
+  const float* const* x;   ///< [rows], each [width]
+  byte* const* codes;      ///< [rows], each [width bits / 8]
+  byte* const* constants;  ///< [rows], each [groups]{scale, and offset if affine}
+  int rows;
+  int width;
+  int group;  ///< channels, a multiple of 16 that divides the width
+  int bits;
+  int grid;  ///< 0 affine, 1 symmetric, 2 midrise
+};
+
+/// 16 codes of any number of bits, packed.
+inline void pack_16(const uint8* codes, int bits, byte* packed) {
+  for (int half = 0; half < 2; ++half) {
+    uint64 word = 0;
+    for (int i = 0; i < 8; ++i) word |= static_cast<uint64>(codes[8 * half + i]) << (bits * i);
+    __builtin_memcpy(packed + half * bits, &word, static_cast<size_type>(bits));
+  }
+}
+
 struct constants_call {
   const uint32* pairs;  ///< [16 blocks], fp16 scale below, fp16 offset above
   int blocks;
@@ -144,6 +165,7 @@ struct kernel_table {
   void (*sum_codes[3])(const sum_codes_call&);
   void (*quantize_query[3])(const quantize_query_call&);
   void (*load_constants)(const constants_call&);
+  void (*encode)(const encode_call&);
   void (*quantize_weights)(const quantize_weights_call&);
   void (*softmax)(const softmax_call&);
   void (*score_tile[2])(const score_tile_call&);

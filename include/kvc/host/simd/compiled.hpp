@@ -8,18 +8,35 @@
 
 namespace kvc::inline v0_1::host::detail {
 
+#if defined(__clang__)
+#define KVC_COMPILED __attribute__((flatten, noinline))
+#define KVC_WIDE ""
+#else  // products stay apart from sums: codes must not depend on the instruction set
+#define KVC_COMPILED __attribute__((flatten, noinline, optimize("O3,fp-contract=off")))
+#define KVC_WIDE ",prefer-vector-width=512"
+#endif
+
+template <class Function>
+KVC_COMPILED void compiled_for_any(const Function& f) {
+  f();
+  asm volatile("" : : : "memory");  // g++ 12 takes some of these calls for free of effects, and drops them
+}
 #if defined(__x86_64__) && !defined(__CUDA_ARCH__)
 template <class Function>
-__attribute__((target("avx2,fma,f16c"), flatten, noinline, optimize("O3"))) void compiled_for_avx2(const Function& f) {
+KVC_COMPILED __attribute__((target("avx2,fma,f16c"))) void compiled_for_avx2(const Function& f) {
   f();
+  asm volatile("" : : : "memory");  // g++ 12 takes some of these calls for free of effects, and drops them
 }
 template <class Function>
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c,prefer-vector-width=512"), flatten,
-               optimize("O3"), noinline)) void
-compiled_for_avx512(const Function& f) {
+KVC_COMPILED
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c" KVC_WIDE))) void
+    compiled_for_avx512(const Function& f) {
   f();
+  asm volatile("" : : : "memory");  // g++ 12 takes some of these calls for free of effects, and drops them
 }
 #endif
+#undef KVC_WIDE
+#undef KVC_COMPILED
 
 /// Calls f(), compiled for the instruction set in use.
 template <class Function>
@@ -34,7 +51,7 @@ inline void compiled(const Function& f) {
       break;
   }
 #endif
-  f();
+  compiled_for_any(f);
 }
 
 }  // namespace kvc::inline v0_1::host::detail

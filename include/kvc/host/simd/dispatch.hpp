@@ -33,7 +33,7 @@ inline const char* name_of(instruction_set set) {
 
 /// Whether this machine has it.
 inline bool has(instruction_set set) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // F16C came with them
   if (set == instruction_set::avx2) return avx2;
@@ -54,7 +54,7 @@ inline instruction_set best_instruction_set() {
 namespace detail {
 
 inline const kernel_table* table_of(instruction_set set) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
   if (set == instruction_set::avx512) return &avx512::table;
   if (set == instruction_set::avx2) return &avx2::table;
 #endif

@@ -3,6 +3,11 @@
 
 #include "kvc/host/simd/calls.hpp"
 
+#if defined(__CUDACC__)  // nvcc warns of the host compiler's pragmas
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675
+#endif
+
 // The operations that the kernels of host/simd are written with, on vectors of 16 lanes of 32 bits, for any machine.
 // The other files of this folder have the same ones for one instruction set each. All of them give the same bits, but
 // for add_product.
@@ -121,6 +126,14 @@ KVC_SIMD floats greatest_each(const floats (&v)[16]) {
   return make_floats([&](int i) { return greatest_of(v[i]); });
 }
 
+KVC_SIMD floats least_each(const floats (&v)[16]) {
+  return make_floats([&](int i) {
+    float y = v[i].lane[0];
+    for (int l = 1; l < 16; ++l) y = v[i].lane[l] < y ? v[i].lane[l] : y;
+    return y;
+  });
+}
+
 // ---- words
 KVC_SIMD words word_zeros() {
   return make_words([](int) { return 0; });
@@ -162,6 +175,27 @@ KVC_SIMD words nearest(const floats& x) {
   return make_words(
       [&](int i) { return x.lane[i] > -128 && x.lane[i] < 128 ? static_cast<int32>(round_even(x.lane[i])) : 0; });
 }
+/// Towards minus infinity, of numbers whose magnitude is below 2^31.
+KVC_SIMD words floor_of(const floats& x) {
+  return make_words([&](int i) { return static_cast<int32>(__builtin_floorf(x.lane[i])); });
+}
+KVC_SIMD words less_words(const words& a, const words& b) {
+  return make_words([&](int i) { return a.lane[i] < b.lane[i] ? -1 : 0; });
+}
+KVC_SIMD words greater_words(const words& a, const words& b) {
+  return make_words([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+KVC_SIMD words select_words(const words& mask, const words& a, const words& b) {
+  return make_words([&](int i) { return mask.lane[i] != 0 ? a.lane[i] : b.lane[i]; });
+}
+/// Of 16 vectors at once, their bits as words.
+KVC_SIMD words greatest_words_each(const floats (&v)[16]) {
+  return make_words([&](int i) {
+    int32 y = 0;
+    for (int l = 0; l < 16; ++l) y = max_of(y, static_cast<int32>(float_bits(v[i].lane[l])));
+    return y;
+  });
+}
 KVC_SIMD int32 sum_of_words(const words& x) {
   uint32 y = 0;
   for (int i = 0; i < 16; ++i) y += static_cast<uint32>(x.lane[i]);
@@ -190,6 +224,25 @@ KVC_SIMD words load_mask(const uint8* p) {
 KVC_SIMD void halves(const words& x, floats& low, floats& high) {
   low = make_floats([&](int i) { return fp16{static_cast<uint16>(x.lane[i] & 0xffff)}.value(); });
   high = make_floats([&](int i) { return fp16{static_cast<uint16>(static_cast<uint32>(x.lane[i]) >> 16)}.value(); });
+}
+/// The fp16 number that is x, the least one not below x, the greatest not above x; finite x, saturating.
+KVC_SIMD words half_bits(const floats& x) {
+  return make_words([&](int i) { return static_cast<int32>(fp16::from(x.lane[i]).bits); });
+}
+KVC_SIMD words half_above(const floats& x) {
+  return make_words([&](int i) { return static_cast<int32>(fp16_above(x.lane[i]).bits); });
+}
+KVC_SIMD words half_below(const floats& x) {
+  return make_words([&](int i) { return static_cast<int32>(fp16_below(x.lane[i]).bits); });
+}
+KVC_SIMD floats half_values(const words& x) {
+  return make_floats([&](int i) { return fp16{static_cast<uint16>(x.lane[i])}.value(); });
+}
+/// 16 codes, each a word, packed in `bits` bits.
+KVC_SIMD void store_packed(const words& x, int bits, byte* p) {
+  uint8 codes[16];
+  store_bytes(x, codes);
+  pack_16(codes, bits, p);
 }
 /// 4 or 8 bytes in all lanes, or pairs of lanes.
 KVC_SIMD words broadcast_4(const void* p) {
@@ -251,6 +304,7 @@ KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
 }
 
 #include "kvc/host/simd/codes.inl"
+#include "kvc/host/simd/encode.inl"
 #include "kvc/host/simd/tiles.inl"
 
 inline constexpr kernel_table table = make_table();
@@ -258,3 +312,6 @@ inline constexpr kernel_table table = make_table();
 }  // namespace kvc::inline v0_1::host::detail::portable
 
 #undef KVC_SIMD
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif

@@ -116,6 +116,7 @@ constexpr kernel_table make_table() {
           {sum_codes<1>, sum_codes<2>, sum_codes<4>},
           {quantize_query<1>, quantize_query<2>, quantize_query<4>},
           load_constants,
+          encode,
           quantize_weights,
           softmax,
           {score_tile<false>, score_tile<true>},

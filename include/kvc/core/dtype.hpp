@@ -4,7 +4,8 @@
 #include "kvc/core/math.hpp"
 
 // 16-bit and 8-bit floating-point storage types. They store and convert; arithmetic is fp32.
-// Written with integers and selects only: the same bits on every compiler and device, and loops over them vectorise.
+// Written with integers and selects only: the same bits on every compiler, and loops over them vectorise. GPUs have
+// instructions for some of it, whose bits are the same.
 // NaN is stored as one positive quiet NaN: arithmetic leaves sign and payload to the machine.
 
 namespace kvc::inline v0_1 {
@@ -15,11 +16,19 @@ struct bf16 {
 
   static constexpr int bytes = 2;
   KVC_HD static bf16 from(float x) {
+#if defined(__CUDA_ARCH__)
+    uint16 rounded;  // the same bits but for NaN
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(x));
+    return {x != x ? uint16{0x7fc0} : rounded};
+#else
     const uint32 u = float_bits(x);
     const uint32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     return {static_cast<uint16>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded)};
+#endif
   }
-  KVC_HD float value() const { return bits_float(static_cast<uint32>(bits) << 16); }
+  KVC_HD float value() const {
+    return bits_float(static_cast<uint32>(bits) << 16);
+  }
 };
 
 /// IEEE binary16. Finite values beyond +-65504 saturate, infinities and NaN are kept.
@@ -32,11 +41,17 @@ struct fp16 {
   KVC_HD static fp16 from(float x) {
     const uint32 sign = (float_bits(x) >> 16) & 0x8000u;
     const uint32 a = float_bits(x) & 0x7fffffffu;
+#if defined(__CUDA_ARCH__)
+    uint16 rounded;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded) : "f"(bits_float(a)));
+    uint32 h = rounded;
+#else
     // Normal: rebias the exponent and round to even on the 13 dropped bits.
     const uint32 normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13;
     // Subnormal: adding 0.5 aligns the mantissa; the addition rounds to even.
     const uint32 subnormal = float_bits(bits_float(a) + 0.5f) - 0x3f000000u;
     uint32 h = a < 0x38800000u ? subnormal : normal;
+#endif
     h = a > 0x477fe000u ? 0x7bffu : h;   // finite, too large: saturate
     h = a >= 0x7f800000u ? 0x7c00u : h;  // infinity
     return {static_cast<uint16>(a > 0x7f800000u ? 0x7e00u : sign | h)};
@@ -78,14 +93,26 @@ KVC_HD fp16 next_below(fp16 h) {
 
 /// Smallest fp16 not below x (finite x; saturates at 65504).
 KVC_HD fp16 fp16_above(float x) {
+#if defined(__CUDA_ARCH__)
+  uint16 h;
+  asm("cvt.rp.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+  return {x > fp16::largest ? uint16{0x7bff} : h};
+#else
   const fp16 h = fp16::from(x);
   return h.value() < x ? detail::next_above(h) : h;
+#endif
 }
 
 /// Largest fp16 not above x (finite x; saturates at -65504).
 KVC_HD fp16 fp16_below(float x) {
+#if defined(__CUDA_ARCH__)
+  uint16 h;
+  asm("cvt.rm.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+  return {x < -fp16::largest ? uint16{0xfbff} : h};
+#else
   const fp16 h = fp16::from(x);
   return h.value() > x ? detail::next_below(h) : h;
+#endif
 }
 
 /// OCP FP8 E4M3: bias 7, no infinities, largest 448, smallest subnormal 2^-9. Finite overflow saturates;

@@ -151,6 +151,17 @@ struct integer {
     if (stride == 1 && count % 16 == 0) return range_in_lanes(x, count);
 #endif
     group_range r{x[0], x[0], true};
+#if defined(__CUDA_ARCH__)
+    // Zeros may end with another sign than by comparisons, which no constant shows.
+    float zero = 0;
+    for (int i = 0; i < count; ++i) {
+      const float v = x[i * stride];
+      r.low = fminf(r.low, v);
+      r.high = fmaxf(r.high, v);
+      zero = __fmaf_rn(v, 0.0f, zero);  // NaN once v is not finite
+    }
+    r.finite = zero == 0;
+#else
     uint32 not_finite = 0;
     for (int i = 0; i < count; ++i) {
       const float v = x[i * stride];
@@ -159,6 +170,7 @@ struct integer {
       not_finite |= is_finite(v) ? 0u : 1u;
     }
     r.finite = not_finite == 0;
+#endif
     return r;
   }
 

@@ -122,6 +122,17 @@ struct integer_grid {
 
   /// Rounding is to nearest, ties to even; midrise takes the step that contains x.
   KVC_HD static uint8 encode(float x, grid_constants g, float inverse_scale) {
+#if defined(__CUDA_ARCH__)
+    // The same codes without conversions: cut first (NaN to the lowest level), then added to a number whose unit in the
+    // last place is one, in the direction that rounds as the grid does. The middle code is even: ties stay where they
+    // are.
+    constexpr float middle = Grid == affine ? 0.0f : static_cast<float>(codes / 2);
+    constexpr float ones = 12582912.0f + middle;  // 1.5 * 2^23
+    constexpr float low = (Grid == symmetric ? 1.0f : 0.0f) - middle;
+    const float level = __fmul_rn(Grid == affine ? x - g.offset : x, inverse_scale);
+    const float cut = fminf(fmaxf(level, low), static_cast<float>(codes - 1) - middle);
+    return static_cast<uint8>(float_bits(Grid == midrise ? __fadd_rd(cut, ones) : __fadd_rn(cut, ones)));
+#else
     if constexpr (Grid == affine) {
       return clamp(round_even((x - g.offset) * inverse_scale), 0, codes - 1);
     } else if constexpr (Grid == symmetric) {
@@ -129,6 +140,7 @@ struct integer_grid {
     } else {
       return clamp(__builtin_floorf(x * inverse_scale) + static_cast<float>(codes / 2), 0, codes - 1);
     }
+#endif
   }
 
   KVC_HD static float decode(uint8 code, grid_constants g) {
@@ -166,10 +178,16 @@ struct integer_grid {
     const float covered = min_of(extent, 3.4e38f);
     return covered > 0 ? above(max_of(covered / count, 1.17549435e-38f)) : 0.0f;
   }
-  KVC_HD static float above(float x) { return Type == scale_type::fp16 ? fp16_above(x).value() : up(x); }
-  KVC_HD static float below(float x) { return Type == scale_type::fp16 ? fp16_below(x).value() : x; }
+  KVC_HD static float above(float x) {
+    return Type == scale_type::fp16 ? fp16_above(x).value() : up(x);
+  }
+  KVC_HD static float below(float x) {
+    return Type == scale_type::fp16 ? fp16_below(x).value() : x;
+  }
   /// fp32 division rounds to nearest: one step up keeps the levels over the whole range.
-  KVC_HD static float up(float x) { return bits_float(float_bits(x) + 1u); }
+  KVC_HD static float up(float x) {
+    return bits_float(float_bits(x) + 1u);
+  }
 };
 
 }  // namespace kvc::inline v0_1::quant

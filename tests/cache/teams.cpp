@@ -41,6 +41,14 @@ struct thread_team {
   static float broadcast(float x) {
     return reduce(x, [](float a, float) { return a; });
   }
+  static float exchange(float x, int bits) {
+    meeting& m = shared();
+    m.numbers[static_cast<std::size_t>(rank())] = x;
+    sync();
+    x = m.numbers[static_cast<std::size_t>(rank() ^ bits)];
+    sync();
+    return x;
+  }
   template <int Part>
   static auto part() {
     static_assert(Count % Part == 0);
@@ -189,6 +197,41 @@ void same_dims() {
   CHECK(same_floats(alone, shared));
 }
 
+/// A row in the registers of its team: what a wrapper and a codec of tokens make of it.
+template <class Wrapper, class Codec, int Width>
+void same_shares() {
+  CAPTURE(Wrapper::name.c_str());
+  CAPTURE(Codec::name.c_str());
+  CAPTURE(Width);
+  static_assert(quant::detail::forwards_share<Wrapper, Width, team>);
+  static_assert(quant::detail::encodes_share<Codec, Width, team>);
+  constexpr int own = Width / threads;
+  constexpr std::size_t code_bytes = Codec::template row_bytes<Width>;
+  constexpr std::size_t bytes = code_bytes + Codec::template group_bytes<Width>;
+  const std::vector<float> constants = rows_of(2 * Width, 0);
+  for (int kind = 0; kind < kinds; ++kind) {
+    CAPTURE(kind);
+    const std::vector<float> x = rows_of(Width, kind);
+    std::vector<float> alone = x, shared(Width);
+    std::vector<byte> alone_bytes(bytes, 0xaa), shared_bytes(bytes, 0x55), untouched(bytes, 0x33);
+    Wrapper::template forward<Width>(alone.data(), constants.data());
+    Codec::template encode<Width>(alone.data(), 0, 1, alone_bytes.data(), alone_bytes.data() + code_bytes);
+    together([&] {
+      float registers[own];
+      const int first = team::rank() * own;
+      for (int k = 0; k < own; ++k) registers[k] = x[static_cast<std::size_t>(first + k)];
+      Wrapper::template forward_share<Width>(registers, constants.data(), team{});
+      for (int k = 0; k < own; ++k) shared[static_cast<std::size_t>(first + k)] = registers[k];
+      Codec::template encode_share<Width>(registers, shared_bytes.data(), shared_bytes.data() + code_bytes, true,
+                                          team{});
+      Codec::template encode_share<Width>(registers, untouched.data(), untouched.data() + code_bytes, false, team{});
+    });
+    CHECK(same_floats(alone, shared));
+    CHECK(alone_bytes == shared_bytes);
+    CHECK(untouched == std::vector<byte>(bytes, 0x33));
+  }
+}
+
 /// As a user may write them: no function takes a team.
 struct doubled : quant::none<float> {
   using axis = quant_axis;
@@ -244,6 +287,25 @@ TEST_CASE("codecs of channels: a team writes the bytes that one thread writes") 
   same_bytes<quant::integer<4, 32, quant::affine, quant::per_channel>, 128>();
   same_bytes<quant::integer<2, 16, quant::symmetric, quant::per_channel>, 40>();
   same_bytes<quant::integer<3, 8, quant::midrise, quant::per_channel, quant::scale_type::fp32>, 24>();
+}
+
+TEST_CASE("rows in registers: a team writes the bytes that one thread writes") {
+  using plain = quant::centred<quant::none<float>>;
+  using turned = quant::rotated<quant::none<float>>;
+  same_shares<plain, quant::none<float>, 128>();
+  same_shares<turned, quant::none<bf16>, 256>();
+  same_shares<turned, quant::none<fp16>, 128>();
+  same_shares<turned, quant::integer<4, 32>, 128>();
+  same_shares<turned, quant::integer<4, 16>, 256>();
+  same_shares<plain, quant::integer<4>, 512>();
+  same_shares<turned, quant::integer<8, 64, quant::symmetric>, 256>();
+  same_shares<turned, quant::integer<3, 8, quant::midrise>, 256>();  // two groups per thread
+  same_shares<plain, quant::integer<2, 64, quant::affine, quant::per_token, quant::scale_type::fp32>, 128>();
+  // Where groups and threads do not fit, there is no such function.
+  static_assert(!quant::detail::encodes_share<quant::integer<4, 40>, 80, team>);
+  static_assert(!quant::detail::encodes_share<quant::integer<3, 32>, 64, team>);
+  static_assert(!quant::detail::encodes_share<quant::integer<4, 32, quant::affine, quant::per_channel>, 128, team>);
+  static_assert(!quant::detail::forwards_share<turned, 96, team>);
 }
 
 TEST_CASE("row transforms: a team gives the rows that one thread gives") {

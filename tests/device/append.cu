@@ -23,6 +23,13 @@ TEST_CASE("append: scaled elements and graded rows") {
   same_bytes_as_host<compose<model, kv<fp8_e4m3<32>, graded<run<16, 6>, run<16, 4>, run<32, 3>>>>>(5);
 }
 
+TEST_CASE("append: widths of which a team has 16 channels per thread") {
+  same_bytes_as_host<compose<shape<1, 4, 2, 128>, kv<rotated<integer<4, 64, midrise>>, integer<4, 128>>>>(7);
+  same_bytes_as_host<compose<shape<1, 2, 1, 256>, kv<rotated<integer<3, 8>>, integer<8, whole_segment, symmetric>>>,
+                     kvc::fp16>(8);
+  same_bytes_as_host<compose<shape<1, 2, 2, 128>, kv<centred<fp8_e4m3<>>, rotated<none<kvc::fp16>>>>, float>(9);
+}
+
 TEST_CASE("append: the flagship") {
   same_bytes_as_host<kvc::clla_cache<shape<2, 16, 16, 128>>>(6);
 }

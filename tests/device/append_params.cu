@@ -65,6 +65,7 @@ TEST_CASE("append: normalised and turned rows are the host's but for a rare last
 
 TEST_CASE("append: heads that are merged, keys that stay before their rotary embedding") {
   near_host<compose<model, single, integer<4, 32>>, pairs::half_split>(35, {64, 64, 32}, false);
+  near_host<compose<model, single, integer<4, 32, affine, per_channel>>, pairs::interleaved>(37, {64, 64, 32}, false);
   near_host<compose<model, half_split<64>, integer<4, 32>>, pairs::half_split>(36, {64, 0, 0});
 }
 
@@ -104,8 +105,8 @@ TEST_CASE("append: a prepared row is off by a last bit at most") {
   later.rotary.positions -= 1;
   REQUIRE(rows.append(twin.view(), step.view, step.bounds, 0, nullptr, later) == status::ok);
   compare(twin.pages(), want);
-  turned = wrong;
-  CHECK(turned > 200 * 2 * 32);
+  turned = wrong;  // slow pairs turn by less than a bit
+  CHECK(turned > 200 * 2);
   REQUIRE(rows.append(twin.view(), step.view, step.bounds, 0) == status::ok);
   compare(twin.pages(), want);
   CHECK(wrong > turned);

@@ -36,6 +36,7 @@ using model = shape<1, 32, 8, 128>;
 using plain = compose<model>;
 using int4 = compose<model, integer<4, 128>>;
 using kivi = compose<model, kv<integer<2, 32, affine, per_channel>, integer<2, 32>>>;
+using newest = compose<model, exact_ends<0, 8, integer<4, 128>>>;
 using ends = compose<model, exact_ends<4, 0, integer<4, 128>>>;
 using before_rotary = compose<model, half_split<>, integer<4, 128>>;
 using fp32 = compose<model, none<float>>;
@@ -61,9 +62,11 @@ static_assert(!is_slow<before_rotary>(operation::attend) && !is_slow<int4>(opera
 static_assert(is_slow<compose<model, half_split<>, low_rank<64>, none<float>>>(operation::attend));
 static_assert(!is_slow<flagship>(operation::attend) && !is_slow<flagship>(operation::append));
 
-static_assert(has(route<kivi>(operation::append).kernel, "seal_kernel"));
+static_assert(has(route<kivi>(operation::append).kernel, "a block per group of tokens and 8 threads per row"));
+static_assert(!has(route<kivi>(operation::append).kernel, "seal_kernel"));
+static_assert(has(route<newest>(operation::append).kernel, "16 threads per row; seal_kernel"));
 static_assert(!has(route<int4>(operation::append).kernel, "seal_kernel"));
-static_assert(has(route<int4>(operation::append).kernel, "16 threads per row"));
+static_assert(has(route<int4>(operation::append).kernel, "8 threads per row"));
 static_assert(!is_slow<int4>(operation::append) && !is_slow<kivi>(operation::append));
 
 // Too large for a device: said before, as the launch would.

@@ -97,6 +97,18 @@ struct stream_rows {
       team.sync();
     }
   }
+  /// The same of a row in its team's registers, which is rounded.
+  template <class Team>
+  KVC_HD static void write_exact_share(const float* x, byte* row, Team team) {
+    constexpr int own = width / Team::size();
+    for (int i = 0; i < own; i += 8) {
+      alignas(16) uint32 words[4];
+      for (int w = 0; w < 4; ++w) {
+        words[w] = (float_bits(x[i + 2 * w]) >> 16) | (float_bits(x[i + 2 * w + 1]) & 0xffff0000u);
+      }
+      __builtin_memcpy(__builtin_assume_aligned(row + 2 * (team.rank() * own + i), 16), words, 16);
+    }
+  }
   template <class Team = serial_team>
   KVC_HD static void read_exact(const byte* row, float* x, Team team = {}) {
     if constexpr (Team::size() == 1) {
@@ -134,6 +146,14 @@ struct stream_rows {
       if (team.rank() == 0) codec::template encode<width>(x, begin, begin + count, codes, constants);
       team.sync();
     }
+  }
+  /// Encodes one row that lies in its team's registers as the row `in_page` of a segment, where `stores`.
+  template <class Team>
+  KVC_HD static void encode_share_in(byte* s, int in_page, const float* x, bool stores, Team team) {
+    static_assert(per_group == 1);
+    codec::template encode_share<width>(
+        x, s + static_cast<int64>(in_page) * stream_type::row_bytes,
+        s + stream_type::codes_bytes + static_cast<int64>(in_page) * stream_type::group_bytes, stores, team);
   }
   template <class Team>
   static constexpr bool encode_takes_team = quant::detail::encode_takes_team<codec, width, Team>;

@@ -33,6 +33,10 @@ struct wrappers {
   static constexpr bool is_identity = true;
   template <class Team>
   static constexpr bool take_team = true;
+  template <class Team>
+  static constexpr bool take_shares = true;
+  template <class Team>
+  KVC_HD static void forward_share(float* /*x*/, const float* /*constants*/, Team /*team*/) {}
 };
 
 template <class Q, int Width>
@@ -46,6 +50,9 @@ struct wrappers<Q, Width> {
   static constexpr bool own_takes_team = quant::detail::rows_take_team<Q, Width, Team>;
   template <class Team>
   static constexpr bool take_team = (!has_rows || own_takes_team<Team>)&&inner::template take_team<Team>;
+  template <class Team>
+  static constexpr bool take_shares =
+      (!has_rows || quant::detail::forwards_share<Q, Width, Team>)&&inner::template take_shares<Team>;
 
   template <class Team = serial_team>
   KVC_HD static void forward(float* x, const float* constants, Team team = {}) {
@@ -56,6 +63,12 @@ struct wrappers<Q, Width> {
       team.sync();
     }
     inner::forward(x, constants + own, team);
+  }
+  /// The same of a row in its team's registers.
+  template <class Team>
+  KVC_HD static void forward_share(float* x, const float* constants, Team team) {
+    if constexpr (has_rows) Q::template forward_share<Width>(x, constants, team);
+    inner::forward_share(x, constants + own, team);
   }
   template <class Team = serial_team>
   KVC_HD static void inverse(float* x, const float* constants, Team team = {}) {
@@ -125,6 +138,14 @@ struct transform {
       team.sync();
     }
     stack::forward(stored, constants + Stream::dims_floats, team);
+  }
+
+  /// The same of a row in its team's registers, where dims leaves rows as they are.
+  template <class Team>
+  static constexpr bool takes_shares = dims_are_identity&& stack::template take_shares<Team>;
+  template <class Team>
+  KVC_HD static void store_share(float* x, const float* constants, Team team) {
+    stack::forward_share(x, constants + Stream::dims_floats, team);
   }
 
   /// The same in place, where dims leaves rows as they are.

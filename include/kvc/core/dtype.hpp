@@ -17,9 +17,9 @@ struct bf16 {
   static constexpr int bytes = 2;
   KVC_HD static bf16 from(float x) {
 #if defined(__CUDA_ARCH__)
-    uint16 rounded;  // the same bits but for NaN
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(x));
-    return {x != x ? uint16{0x7fc0} : rounded};
+    uint32 rounded;  // the same bits but for NaN; conversions of pairs are the fast ones
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(rounded) : "f"(0.0f), "f"(x));
+    return {static_cast<uint16>(x != x ? 0x7fc0u : rounded)};
 #else
     const uint32 u = float_bits(x);
     const uint32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -42,9 +42,8 @@ struct fp16 {
     const uint32 sign = (float_bits(x) >> 16) & 0x8000u;
     const uint32 a = float_bits(x) & 0x7fffffffu;
 #if defined(__CUDA_ARCH__)
-    uint16 rounded;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded) : "f"(bits_float(a)));
-    uint32 h = rounded;
+    uint32 h;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(h) : "f"(0.0f), "f"(bits_float(a)));
 #else
     // Normal: rebias the exponent and round to even on the 13 dropped bits.
     const uint32 normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13;

@@ -11,11 +11,15 @@
 //   sync()                  what the team wrote before it, all of the team reads after it
 //   sum, largest, least     of one number per thread, any: of one truth per thread; every thread gets the result
 //   broadcast(x)            the first thread's x
+//   exchange(x, bits)       the x of the thread whose rank differs in these bits
 //   part<N>()               the aligned team of N threads that this thread is in; N a power of two that divides size()
 //
 // A team function is entered by all threads, after its inputs are visible to all of them, and left with its outputs
 // visible to all of them. Rows of teams of more than one thread lie in memory that they share. cuda/team.cuh has the
 // teams of a warp and of a block.
+//
+// Functions of *shares* are the exception: a row lies in the registers of its team, Width / size() neighbouring
+// channels per thread, x: [Width / size()], and nobody waits.
 
 namespace kvc::inline v0_1 {
 
@@ -29,6 +33,7 @@ struct serial_team {
   KVC_HD static constexpr float least(float x) { return x; }
   KVC_HD static constexpr bool any(bool x) { return x; }
   KVC_HD static constexpr float broadcast(float x) { return x; }
+  KVC_HD static constexpr float exchange(float x, int /*bits*/) { return x; }
   template <int Threads>
   KVC_HD static constexpr serial_team part() {
     static_assert(Threads == 1);

@@ -1,153 +1,87 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include "kvc/cuda/row_team.cuh"
-#include "kvc/cuda/seal.cuh"
+#include "kvc/cuda/append_groups.cuh"
 
 // Appending a step's rows to a composed cache, on the device:
 //
-//   rows    a team per new row, stored head and stream: load, transform, round; then into exact rows and staging,
-//           or as codes into the page at once
-//   seals   (seal.cuh, only where a stream has a ring) a team per group of tokens that the step completes
-//
-// Two kernels, because a group is made of rows that other teams write: staged ones of this step, and older ones of the
-// ring. Where every row is encoded at once there is only the first.
+//   rows    (append_rows.cuh) a team per new row, stored head and stream: load, transform, round; then into exact rows
+//           and staging, or as codes into the page at once. In registers where width and policies allow it, else in
+//           shared memory
+//   groups  (append_groups.cuh) a block per group of tokens of a per-channel codec that the step touches: the same for
+//           its new rows, and with them in registers, the group's codes if it is sealed now
+//   seals   (seal.cuh, only where another stream has a ring) a second kernel, as such a group is made of rows that
+//   other
+//           teams write: staged ones of this step, and older ones of the ring
 
 namespace kvc::inline v0_1::cuda {
 
 namespace detail {
 
-template <class Spec, class T, row_preparation Params>
-struct append_call {
-  cache_view<Spec> view;
-  step_view step;
-  step_bounds bounds;
-  int slot;
-  rows_view<const T> first;   ///< [rows][kv_heads][model_width]
-  rows_view<const T> second;  ///< the same of the second stream
-  bool is_wide;               ///< both can be read 16 bytes at a time
-  Params params;
+/// Blocks and shared memory of a stream.
+template <class Stream, class Params>
+struct append_teams {
+  using shares = row_shares<Stream>;
+  using groups = group_shares<Stream>;
+  using teams = row_teams<Stream>;
+  static constexpr int threads = teams::threads;
+  static constexpr int lanes = shares::exists ? shares::lanes : teams::lanes;
+  static constexpr int shared_bytes = !shares::exists
+                                          ? teams::shared_bytes
+                                          : max_of(!shares::encodes || Params::prepares ? shares::shared_bytes : 0,
+                                                   groups::exists ? groups::shared_bytes : 0);
+
+  /// Blocks for a step, or -1 for more than there may be.
+  static int64 blocks(const step_bounds& bounds, int heads) {
+    const int64 items = groups::exists ? bounds.sequences * groups::most(bounds) * heads : bounds.total_rows * heads;
+    if (items > most_items) return -1;
+    return groups::exists ? items : ceil_div<int64>(items, threads / lanes);
+  }
 };
 
-/// The model row of a stored head into shared memory, prepared; find() answers its position, and runs while the loads
-/// are on their way.
-template <class Spec, bool First, class T, row_preparation Params, class Find>
-__device__ int64 load_row(const append_call<Spec, T, Params>& c, int64 row, int head, const float* weights, float* x,
-                          const Find& find) {
+/// Both streams of a composition in one launch: the first blocks treat the first one.
+template <class Spec, class Params>
+struct append_grid {
+  using first = append_teams<typename Spec::first_stream, Params>;
+  using second = append_teams<typename Spec::second_stream, Params>;
+  static constexpr int threads = first::threads;
+  static constexpr int shared_bytes = max_of(first::shared_bytes, second::shared_bytes);
+};
+
+template <class Spec, bool First, bool Slots, class T, class Params>
+__device__ void append_stream(const append_call<Spec, T, Params>& c, unsigned block, float* shared) {
   using stream_type = stream_of<Spec, First>;
-  using team = typename row_teams<stream_type>::team;
-  using wide = wide_row<stream_type::model_width, T, team>;
-  const rows_view<const T>& rows = First ? c.first : c.second;
-  const int merged = c.view.model.merged();
-  if constexpr (wide::fits) {
-    if (c.is_wide && merged == 1) {
-      wide registers;
-      registers.load(rows.at(row, head), team{});
-      const int64 t = find();
-      registers.store(x, team{});
-      team::sync();
-      if constexpr (Params::prepares) {
-        if (t >= 0) kvc::detail::prepare_row<Spec, First>(c.params, t, x, team{});
-      }
-      return t;
-    }
-  }
-  const int64 t = find();
-  if constexpr (Params::prepares) {
-    if (t >= 0) kvc::detail::load_prepared_row<Spec, First>(rows, row, head, merged, weights, c.params, t, x, team{});
+  if constexpr (group_shares<stream_type>::exists) {
+    append_group<Spec, First>(c, block, shared);
+  } else if constexpr (row_shares<stream_type>::exists) {
+    append_shares<Spec, First, Slots>(c, block, shared);
   } else {
-    kvc::detail::load_model_row<stream_type::model_width>(rows, row, head, merged, weights, x, team{});
-    team::sync();
+    append_rows<Spec, First, Slots>(c, block, shared);
   }
-  return t;
 }
 
-/// From the model's row in shared memory to the stored row, rounded; returns where that is.
-template <class Stream>
-__device__ float* store_row(float* shared, const float* constants) {
-  using teams = row_teams<Stream>;
-  using team = typename teams::team;
-  float* model = teams::model_row(shared);
-  float* stored = teams::stored_row(shared);
-  if constexpr (teams::in_place) {
-    transform<Stream>::store_in_place(stored, constants, team{});
-  } else {
-    transform<Stream>::store(model, stored, constants, team{});
-  }
-  round_stored<Stream>(stored, team{});
-  return stored;
-}
-
-template <class Spec, bool First, class T, row_preparation Params>
-__device__ void append_rows(const append_call<Spec, T, Params>& c, float* shared) {
-  using stream_type = stream_of<Spec, First>;
-  using teams = row_teams<stream_type>;
-  const typename teams::team team;
-  const int heads = c.view.model.stored_heads();
-  const unsigned item = blockIdx.x * teams::per_block + threadIdx.x / teams::lanes;
-  const int64 row = item / static_cast<unsigned>(heads);  // 32 bits: launchers refuse more
-  const int head = static_cast<int>(item % static_cast<unsigned>(heads));
-  if (row >= c.bounds.total_rows || row >= c.step.row_indptr[c.bounds.sequences]) return;
-
-  int i = 0;
-  const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(c.view, c.slot, head);
-  const int64 t = load_row<Spec, First>(c, row, head, constants.merge_weights, teams::model_row(shared), [&] {
-    i = sequence_of(c.step.row_indptr, c.bounds.sequences, row, team);
-    const int64 position = c.step.seq_lens[i] + row - c.step.row_indptr[i];
-    return is_out_of_range(c.view, c.step, c.bounds, i, position) ? int64{-1} : position;
-  });
-  if (t < 0) return;
-
-  const stream_rows<Spec, First> at(c.view, c.step, i, c.slot, head);
-  place_row(at, store_row<stream_type>(shared, constants.transform), t, team);
-}
-
-template <class Spec, class T, row_preparation Params>
-KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
+template <class Spec, class T, row_preparation Params, bool Slots = false>
+KVC_KERNEL void __launch_bounds__(append_grid<Spec, Params>::threads)
     append_kernel(const __grid_constant__ append_call<Spec, T, Params> c) {
   extern __shared__ __align__(16) byte shared[];
   float* const floats = reinterpret_cast<float*>(shared);
-  if (blockIdx.y == 0) {
-    append_rows<Spec, true>(c, floats);
+  if (blockIdx.x < c.first_blocks) {
+    append_stream<Spec, true, Slots>(c, blockIdx.x, floats);
   } else {
-    append_rows<Spec, false>(c, floats);
+    append_stream<Spec, false, Slots>(c, blockIdx.x - c.first_blocks, floats);
   }
 }
 
-template <class Spec, bool First, class T>
-__device__ void append_slot_rows(const append_call<Spec, T, rows_as_given>& c, const int64* slot_mapping, int64 rows,
-                                 float* shared) {
-  using stream_type = stream_of<Spec, First>;
-  using teams = row_teams<stream_type>;
-  const int heads = c.view.model.stored_heads();
-  const unsigned item = blockIdx.x * teams::per_block + threadIdx.x / teams::lanes;
-  const int64 row = item / static_cast<unsigned>(heads);  // 32 bits: launchers refuse more
-  const int head = static_cast<int>(item % static_cast<unsigned>(heads));
-  if (row >= rows) return;
-  const int64 place = slot_mapping[row];
-  if (reports(c.bounds.report, place < -1 || place >= c.view.blocks * Spec::tokens_per_page, wrong_table)) return;
-  if (place < 0) return;
-
-  const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(c.view, c.slot, head);
-  load_row<Spec, First>(c, row, head, constants.merge_weights, teams::model_row(shared), [&] { return place; });
-  const float* stored = store_row<stream_type>(shared, constants.transform);
-  byte* segment = c.view.page(c.slot, place / Spec::tokens_per_page) +
-                  cache_view<Spec>::template segment_offset<First>(head, heads);
-  stream_rows<Spec, First>::encode_in(segment, static_cast<int>(place % Spec::tokens_per_page), stored, 1,
-                                      typename teams::team{});
-}
-
-template <class Spec, class T>
-KVC_KERNEL void __launch_bounds__(row_grid<Spec>::threads)
-    append_slots_kernel(const __grid_constant__ append_call<Spec, T, rows_as_given> c, const int64* slot_mapping,
-                        int64 rows) {
-  extern __shared__ __align__(16) byte shared[];
-  float* const floats = reinterpret_cast<float*>(shared);
-  if (blockIdx.y == 0) {
-    append_slot_rows<Spec, true>(c, slot_mapping, rows, floats);
-  } else {
-    append_slot_rows<Spec, false>(c, slot_mapping, rows, floats);
-  }
+/// Launches it over c.bounds.total_rows rows.
+template <bool Slots, class Spec, class T, row_preparation Params>
+status launch_append(append_call<Spec, T, Params> c, const char* call, cudaStream_t stream) {
+  using grid = append_grid<Spec, Params>;
+  const int64 first = grid::first::blocks(c.bounds, c.view.model.stored_heads());
+  const int64 second = grid::second::blocks(c.bounds, c.view.model.stored_heads());
+  if (first < 0 || second < 0 || first + second > most_items) return status::invalid_argument;
+  c.first_blocks = static_cast<unsigned>(first);
+  return launch(append_kernel<Spec, T, Params, Slots>, dim3(static_cast<unsigned>(first + second)), grid::threads,
+                grid::shared_bytes, stream, call, c);
 }
 
 template <class Spec, class T, row_preparation Params>
@@ -157,11 +91,7 @@ status append(const append_call<Spec, T, Params>& c, cudaStream_t stream) {
   if (s == status::ok && !kvc::detail::reaches(c.params, c.bounds.max_length)) s = status::bad_position;
   if (s != status::ok || c.bounds.total_rows == 0 || c.bounds.sequences == 0) return s;
   if (c.first.data == nullptr || c.second.data == nullptr) return status::null_pointer;
-  using grid = row_grid<Spec>;
-  const int64 items = c.bounds.total_rows * c.view.model.stored_heads();
-  if (items > most_items) return status::invalid_argument;
-  const status launched = launch(append_kernel<Spec, T, Params>, dim3(blocks_for(items, grid::per_block), 2),
-                                 grid::threads, grid::shared_bytes, stream, "append", c);
+  const status launched = launch_append<false>(c, "append", stream);
   if (launched != status::ok) return launched;
   return seal<Spec>(c.view, c.step, c.bounds, c.slot, stream);
 }
@@ -189,7 +119,8 @@ status append(const cache_view<Spec>& view, const step_view& step, const step_bo
   const status s = detail::check_append(view, step, bounds, layer);
   if (s != status::ok) return s;
   const bool is_wide = detail::is_wide(k) && detail::is_wide(v);
-  return detail::append<Spec, T, Params>({view, step, bounds, view.model.slot(layer), k, v, is_wide, params}, stream);
+  return detail::append<Spec, T, Params>(
+      {view, step, bounds, view.model.slot(layer), k, v, is_wide, params, nullptr, 0}, stream);
 }
 
 /// The same for a latent cache. rows: [rows][1][rank + rotary].
@@ -201,8 +132,8 @@ status append(const cache_view<Spec>& view, const step_view& step, const step_bo
   if (s != status::ok) return s;
   const rows_view<const T> rotary = detail::after_latent<Spec>(rows);
   const bool is_wide = detail::is_wide(rows) && detail::is_wide(rotary);
-  return detail::append<Spec, T, Params>({view, step, bounds, view.model.slot(layer), rows, rotary, is_wide, params},
-                                         stream);
+  return detail::append<Spec, T, Params>(
+      {view, step, bounds, view.model.slot(layer), rows, rotary, is_wide, params, nullptr, 0}, stream);
 }
 
 /// Appends by slot mapping: row r goes to slot_mapping[r] = block * tokens_per_page + offset; -1 skips it. For engines
@@ -219,17 +150,14 @@ status append_slots(const cache_view<Spec>& view, int layer, rows_view<const T> 
     bounds.report = report;
     const status s = detail::check_append(view, step_view{}, bounds, layer);
     if (s != status::ok || rows == 0) return s;
-    if (rows < 0 || rows * view.model.stored_heads() > detail::most_items) return status::invalid_argument;
+    if (rows < 0) return status::invalid_argument;
     rows_view<const T> second = v;
     if constexpr (Spec::is_latent) second = detail::after_latent<Spec>(k);
     if (k.data == nullptr || slot_mapping == nullptr || second.data == nullptr) return status::null_pointer;
-    using grid = detail::row_grid<Spec>;
     const bool is_wide = detail::is_wide(k) && detail::is_wide(second);
-    const detail::append_call<Spec, T, rows_as_given> call{view, {},     bounds,  view.model.slot(layer),
-                                                           k,    second, is_wide, {}};
-    return detail::launch(detail::append_slots_kernel<Spec, T>,
-                          dim3(detail::blocks_for(rows * view.model.stored_heads(), grid::per_block), 2), grid::threads,
-                          grid::shared_bytes, stream, "append_slots", call, slot_mapping, rows);
+    bounds.total_rows = rows;
+    return detail::launch_append<true, Spec, T, rows_as_given>(
+        {view, {}, bounds, view.model.slot(layer), k, second, is_wide, {}, slot_mapping, 0}, "append_slots", stream);
   }
 }
 

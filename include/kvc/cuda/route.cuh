@@ -77,23 +77,31 @@ constexpr route_answer attend_route(const device_limits& device) {
 template <class Spec, bool First>
 consteval bool appends_by_team() {
   using stream_type = stream_of<Spec, First>;
-  using row_team = typename row_teams<stream_type>::team;
+  using shares = row_shares<stream_type>;
+  using row_team = warp_team<append_teams<stream_type, rows_as_given>::lanes>;
   using seals = seal_teams<stream_type>;
   using group_team = std::conditional_t<stream_type::has_ring && seals::by_block, block_team<seals::threads>, row_team>;
-  return transform<stream_type>::template takes_team<row_team> &&
-         stream_rows<Spec, First>::template encode_takes_team<group_team>;
+  if constexpr (group_shares<stream_type>::exists) return true;
+  return (shares::exists || transform<stream_type>::template takes_team<row_team>)&&(
+      (shares::exists && shares::encodes && !stream_type::has_ring) ||
+      stream_rows<Spec, First>::template encode_takes_team<group_team>);
 }
 
 template <class Spec>
 struct append_words {
-  using first = row_teams<typename Spec::first_stream>;
-  using second = row_teams<typename Spec::second_stream>;
+  using first = append_teams<typename Spec::first_stream, rows_as_given>;
+  using second = append_teams<typename Spec::second_stream, rows_as_given>;
+  static constexpr bool seals =
+      seal_teams<typename Spec::first_stream>::exist || seal_teams<typename Spec::second_stream>::exist;
+  template <class Teams>
   static consteval text threads() {
-    if (first::lanes == second::lanes) return text(first::lanes);
-    return text(first::lanes) + text(" and ") + text(second::lanes);
+    if constexpr (Teams::groups::exists) return text("a block per group of tokens");
+    return text(Teams::lanes) + text(" threads per row");
   }
-  static consteval text words(const char* name, bool seals) {
-    return text(name) + text(", ") + threads() + text(" threads per row") + text(seals ? "; seal_kernel" : "");
+  static consteval text words(const char* name) {
+    const bool same = first::groups::exists == second::groups::exists && first::lanes == second::lanes;
+    return text(name) + text(", ") + threads<first>() + (same ? text("") : text(" and ") + threads<second>()) +
+           text(seals ? "; seal_kernel" : "");
   }
   static consteval text reason() {
     text t(Spec::has_ring ? "rows wait in the open tail until their group of tokens is full or old enough"
@@ -103,8 +111,7 @@ struct append_words {
     }
     return t;
   }
-  static constexpr text kernel = words("append_kernel", Spec::has_ring);
-  static constexpr text slots = words("append_slots_kernel", false);
+  static constexpr text kernel = words("append_kernel");
   static constexpr text why = reason();
 };
 
@@ -127,7 +134,7 @@ constexpr route_answer route(operation op, int64 queries = 1, const device_limit
         return {status::unsupported, "none",
                 "exact rows and open groups belong to a sequence, which a slot mapping does not name"};
       }
-      return {status::ok, append::slots.c_str(), append::why.c_str()};
+      return {status::ok, append::kernel.c_str(), append::why.c_str()};
     case operation::attend:
       if (shape::block_queries(queries) == shape::few) return detail::attend_route<Spec, shape::few>(device);
       return detail::attend_route<Spec, shape::many>(device);

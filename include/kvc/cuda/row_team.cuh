@@ -45,6 +45,81 @@ struct row_grid {
   static constexpr int per_block = min_of(first::per_block, second::per_block);
 };
 
+/// How append deals it where a row fits into the registers of a team: Stream::width / lanes neighbouring channels per
+/// thread, nothing in shared memory, and all teams of a warp side by side.
+template <class Stream>
+struct row_shares {
+  static constexpr int threads = 128;  ///< per block
+
+  /// Eight channels are 16 bytes of bf16, so that rows that are stored so are read and written whole; for codes the
+  /// work that all threads of a team repeat (scales, addresses) is shared by twice as many rows per warp.
+  static constexpr bool in_elements = Stream::has_ring || Stream::row_bytes >= 2 * Stream::width;
+  static constexpr int lanes = min_of(32, Stream::model_width / (in_elements ? 8 : 16));
+  static constexpr int own = lanes < 1 ? 0 : Stream::model_width / lanes;  ///< channels per thread
+  static constexpr int per_block = lanes < 1 ? 0 : threads / lanes;
+  static constexpr bool fits =
+      lanes >= 2 && (lanes & (lanes - 1)) == 0 && own % 8 == 0 && own * lanes == Stream::model_width;
+  using team = warp_team<fits ? lanes : 2, true>;
+  static constexpr bool exists = fits && transform<Stream>::template takes_shares<team>;
+  /// Whether the codec takes them too, or wants the row in shared memory.
+  static constexpr bool encodes =
+      Stream::has_ring || quant::detail::encodes_share<typename Stream::codec, Stream::width, team>;
+
+  /// Where a row must be in shared memory after all. [model_width] of the team that this thread is in.
+  static constexpr int pitch = Stream::model_width + 4;
+  static constexpr int shared_bytes = per_block * pitch * 4;
+  __device__ static float* shared_row(float* shared) { return shared + static_cast<int>(threadIdx.x) / lanes * pitch; }
+  /// x: [own], to and from there; the team waits.
+  __device__ static void to_shared(const float* x, float* row) {
+    float4* to = reinterpret_cast<float4*>(row + team::rank() * own);
+#pragma unroll
+    for (int k = 0; k < own; k += 4) to[k / 4] = make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
+    team::sync();
+  }
+  __device__ static void from_shared(float* x, const float* row) {
+    const float4* from = reinterpret_cast<const float4*>(row + team::rank() * own);
+    team::sync();
+#pragma unroll
+    for (int k = 0; k < own; k += 4) {
+      const float4 f = from[k / 4];
+      x[k] = f.x;
+      x[k + 1] = f.y;
+      x[k + 2] = f.z;
+      x[k + 3] = f.w;
+    }
+  }
+};
+
+/// How append deals whole groups of tokens of a per-channel codec: a block per group, slices of it to the teams of
+/// row_shares, all of it in registers.
+template <class Stream>
+struct group_shares {
+  using shares = row_shares<Stream>;
+  static constexpr int tokens = Stream::tokens_per_group;
+  static constexpr int slices = max_of(1, shares::per_block);
+  static constexpr int own_tokens = tokens / slices;  ///< per thread
+  static constexpr int warps = shares::threads / 32;
+  static consteval bool fits() {
+    if constexpr (tokens > 1 && Stream::has_ring && shares::exists) {
+      using codec = typename Stream::codec;
+      return shares::own == 8 && tokens % slices == 0 && own_tokens <= 8 && requires {
+        typename codec::levels;
+        typename codec::constants_of;
+      };
+    } else {
+      return false;
+    }
+  }
+  static constexpr bool exists = fits();
+  /// Extremes per warp and channel, then 1 / scale and offset per channel.
+  static constexpr int shared_bytes = (warps + 1) * Stream::width * 8;
+
+  /// Groups of a sequence that a step can touch: those of its open rows, and of its new ones.
+  KVC_HD static int64 most(const step_bounds& bounds) {
+    return ceil_div<int64>(Stream::open_rows + bounds.max_rows, Stream::tokens_per_group);
+  }
+};
+
 /// The sequence that owns row `row` of a step: the last one with row_indptr[i] <= row. All threads of a team search.
 template <class Team>
 __device__ int sequence_of(const int64* row_indptr, int sequences, int64 row, Team team) {
@@ -62,6 +137,39 @@ __device__ int sequence_of(const int64* row_indptr, int sequences, int64 row, Te
   return low;
 }
 
+/// 16 bytes of elements as fp32, x: [16 / sizeof(T)].
+template <class T>
+__device__ void unpack_load(uint4 raw, float* x) {
+  const uint32 words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    if constexpr (sizeof(T) == 4) {
+      x[w] = bits_float(words[w]);
+    } else {
+      x[2 * w] = to_float(T{static_cast<uint16>(words[w])});
+      x[2 * w + 1] = to_float(T{static_cast<uint16>(words[w] >> 16)});
+    }
+  }
+}
+
+/// Own neighbouring channels of a model row, 16 bytes at a time.
+template <int Own, class T>
+struct own_channels {
+  static constexpr int per_load = 16 / static_cast<int>(sizeof(T));
+  static constexpr int loads = Own / per_load;
+
+  uint4 raw[loads] = {};
+
+  __device__ void load(const T* source) {
+#pragma unroll
+    for (int i = 0; i < loads; ++i) raw[i] = __ldg(reinterpret_cast<const uint4*>(source) + i);
+  }
+  __device__ void unpack(float* x) const {
+#pragma unroll
+    for (int i = 0; i < loads; ++i) unpack_load<T>(raw[i], x + i * per_load);
+  }
+};
+
 /// One model row from global memory, 16 bytes at a time: all loads are on their way before the first is used.
 template <int Width, class T, class Team>
 struct wide_row {
@@ -70,7 +178,7 @@ struct wide_row {
   static constexpr int share = ceil_div(loads, Team::size());
   static constexpr bool fits = Width % per_load == 0;
 
-  uint4 raw[share];
+  uint4 raw[max_of(1, share)];
 
   __device__ void load(const T* source, Team team) {
 #pragma unroll
@@ -84,24 +192,14 @@ struct wide_row {
     for (int i = 0; i < share; ++i) {
       const int c = team.rank() + i * Team::size();
       if (c >= loads) continue;
-      const uint32 words[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+      float channels[per_load];
+      unpack_load<T>(raw[i], channels);
 #pragma unroll
-      for (int q = 0; q < per_load / 4; ++q) {
-        float4 f;
-        if constexpr (sizeof(T) == 4) {
-          f = make_float4(bits_float(words[0]), bits_float(words[1]), bits_float(words[2]), bits_float(words[3]));
-        } else {
-          f = make_float4(half_of(words[2 * q]), half_of(words[2 * q] >> 16), half_of(words[2 * q + 1]),
-                          half_of(words[2 * q + 1] >> 16));
-        }
-        reinterpret_cast<float4*>(x)[c * (per_load / 4) + q] = f;
+      for (int q = 0; q < per_load; q += 4) {
+        reinterpret_cast<float4*>(x + c * per_load)[q / 4] =
+            make_float4(channels[q], channels[q + 1], channels[q + 2], channels[q + 3]);
       }
     }
-  }
-
- private:
-  __device__ static float half_of(uint32 bits) {
-    return to_float(T{static_cast<uint16>(bits)});
   }
 };
 

@@ -3,7 +3,8 @@
 
 #include "kvc/cuda/row_team.cuh"
 
-// Sealing: groups of tokens that a step completes go from the open tail (staging and ring) into their page.
+// Sealing: groups of tokens that a step completes go from the open tail (staging and ring) into their page. Where
+// append treats groups whole (append_groups.cuh) they are sealed there.
 
 namespace kvc::inline v0_1::cuda::detail {
 
@@ -16,7 +17,8 @@ struct seal_teams {
   static constexpr int lanes = by_block ? threads : row_teams<Stream>::lanes;
   static constexpr int per_block = threads / lanes;
   static constexpr int pitch = round_up(per_group * Stream::width, 32) + (by_block || lanes == 32 ? 0 : lanes);
-  static constexpr int shared_bytes = Stream::has_ring ? per_block * pitch * 4 : 0;
+  static constexpr bool exist = Stream::has_ring && !group_shares<Stream>::exists;
+  static constexpr int shared_bytes = exist ? per_block * pitch * 4 : 0;
 
   __device__ static auto team() {
     if constexpr (by_block) {
@@ -58,8 +60,8 @@ template <class Spec, bool First>
 __device__ void seal_groups(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int slot,
                             int most, float* shared) {
   using stream_type = stream_of<Spec, First>;
-  if constexpr (stream_type::has_ring) {
-    using teams = seal_teams<stream_type>;
+  using teams = seal_teams<stream_type>;
+  if constexpr (teams::exist) {
     const auto team = teams::team();
     const int64 item = static_cast<int64>(blockIdx.x) * teams::per_block + threadIdx.x / teams::lanes;
     const int64 i = item / most;
@@ -81,7 +83,7 @@ KVC_KERNEL void __launch_bounds__(128)
                 const __grid_constant__ step_bounds bounds, int slot, int most_first, int most_second) {
   extern __shared__ __align__(16) byte shared[];
   float* const floats = reinterpret_cast<float*>(shared);
-  if (blockIdx.z == (Spec::first_stream::has_ring ? 0u : 1u)) {
+  if (blockIdx.z == (seal_teams<typename Spec::first_stream>::exist ? 0u : 1u)) {
     seal_groups<Spec, true>(view, step, bounds, slot, most_first, floats);
   } else {
     seal_groups<Spec, false>(view, step, bounds, slot, most_second, floats);
@@ -91,17 +93,16 @@ KVC_KERNEL void __launch_bounds__(128)
 template <class Spec>
 status seal(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int slot,
             cudaStream_t stream) {
-  if constexpr (!Spec::has_ring) {
+  using first = seal_teams<typename Spec::first_stream>;
+  using second = seal_teams<typename Spec::second_stream>;
+  if constexpr (!first::exist && !second::exist) {
     return status::ok;
   } else {
-    using first = seal_teams<typename Spec::first_stream>;
-    using second = seal_teams<typename Spec::second_stream>;
     const int64 most_first = ceil_div<int64>(bounds.max_rows, first::per_group);
     const int64 most_second = ceil_div<int64>(bounds.max_rows, second::per_group);
-    const unsigned blocks =
-        max_of(Spec::first_stream::has_ring ? blocks_for(bounds.sequences * most_first, first::per_block) : 0u,
-               Spec::second_stream::has_ring ? blocks_for(bounds.sequences * most_second, second::per_block) : 0u);
-    const unsigned streams = Spec::first_stream::has_ring && Spec::second_stream::has_ring ? 2 : 1;
+    const unsigned blocks = max_of(first::exist ? blocks_for(bounds.sequences * most_first, first::per_block) : 0u,
+                                   second::exist ? blocks_for(bounds.sequences * most_second, second::per_block) : 0u);
+    const unsigned streams = first::exist && second::exist ? 2 : 1;
     const dim3 grid(blocks, static_cast<unsigned>(view.model.stored_heads()), streams);
     return launch(seal_kernel<Spec>, grid, 128, max_of(first::shared_bytes, second::shared_bytes), stream, "append",
                   view, step, bounds, slot, static_cast<int>(most_first), static_cast<int>(most_second));

@@ -9,8 +9,9 @@
 
 namespace kvc::inline v0_1::cuda {
 
-/// Lanes neighbouring threads of a warp, a power of two; the warp is divided among 32 / Lanes teams.
-template <int Lanes = 32>
+/// Lanes neighbouring threads of a warp, a power of two; the warp is divided among 32 / Lanes teams. Joined: all teams
+/// of the warp call a function together, which saves the instructions that find out who does.
+template <int Lanes = 32, bool Joined = false>
 struct warp_team {
   static_assert(Lanes >= 1 && Lanes <= 32 && (Lanes & (Lanes - 1)) == 0, "kvc: a warp team has 1, 2, 4 ... 32 threads");
 
@@ -40,7 +41,9 @@ struct warp_team {
   }
   KVC_HD static bool any(bool x) {
 #if defined(__CUDA_ARCH__)
-    return Lanes == 1 ? x : __any_sync(mask(), x) != 0;
+    if constexpr (Lanes == 1) return x;
+    if constexpr (Joined) return (__ballot_sync(0xffffffffu, x) & own_mask()) != 0;
+    return __any_sync(mask(), x) != 0;
 #else
     return x;
 #endif
@@ -52,18 +55,32 @@ struct warp_team {
     return x;
 #endif
   }
+  KVC_HD static float exchange(float x, int bits) {
+#if defined(__CUDA_ARCH__)
+    return __shfl_xor_sync(mask(), x, bits, Lanes);
+#else
+    static_cast<void>(bits);
+    return x;
+#endif
+  }
   template <int Threads>
   KVC_HD static auto part() {
     static_assert(Lanes % Threads == 0);
     if constexpr (Threads == 1) {
       return serial_team{};
     } else {
-      return warp_team<Threads>{};
+      return warp_team<Threads, Joined>{};
     }
   }
 
-  /// This team's lanes of the warp.
+  /// The lanes that call together.
   KVC_HD static unsigned mask() {
+    return Joined ? 0xffffffffu : own_mask();
+  }
+
+ private:
+  /// This team's lanes of the warp.
+  KVC_HD static unsigned own_mask() {
 #if defined(__CUDA_ARCH__)
     if constexpr (Lanes == 32) return 0xffffffffu;
     return ((1u << (Lanes % 32)) - 1u) << (threadIdx.x % 32 / Lanes * Lanes);
@@ -71,8 +88,6 @@ struct warp_team {
     return 1u;
 #endif
   }
-
- private:
   template <class Operation>
   KVC_HD static float reduce(float x, const Operation& f) {
 #if defined(__CUDA_ARCH__)

@@ -27,6 +27,12 @@ struct centred {
     for (int i = team.rank(); i < Width; i += team.size()) x[i] -= mean[i];
     team.sync();
   }
+  /// The same of a row in its team's registers.
+  template <int Width, class Team>
+  KVC_HD static void forward_share(float* x, const float* mean, Team team) {
+    constexpr int own = Width / Team::size();
+    for (int k = 0; k < own; ++k) x[k] -= mean[team.rank() * own + k];
+  }
   template <int Width, class Team = serial_team>
   KVC_HD static void inverse(float* x, const float* mean, Team team = {}) {
     for (int i = team.rank(); i < Width; i += team.size()) x[i] += mean[i];

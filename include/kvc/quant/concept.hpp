@@ -115,7 +115,17 @@ template <class P, int Width, class Team>
 concept encode_takes_team = requires(const float* x, byte* codes, byte* constants, Team team) {
   P::template encode<Width>(x, 0, 1, codes, constants, team);
 };
-/// Whether a wrapper's row functions are.
+/// Whether a codec of single tokens encodes a row that lies in its team's registers (core/team.hpp).
+template <class P, int Width, class Team>
+concept encodes_share = requires(const float* x, byte* codes, byte* constants, Team team) {
+  P::template encode_share<Width>(x, codes, constants, true, team);
+};
+/// Whether a wrapper transforms one.
+template <class P, int Width, class Team>
+concept forwards_share = requires(float* x, const float* constants, Team team) {
+  P::template forward_share<Width>(x, constants, team);
+};
+/// Whether a wrapper's row functions are executed by all threads of a team.
 template <class P, int Width, class Team>
 concept rows_take_team = requires(float* x, const float* constants, Team team) {
   P::template forward<Width>(x, constants, team);

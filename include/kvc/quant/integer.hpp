@@ -60,6 +60,30 @@ struct integer {
     team.sync();
   }
 
+  /// Encodes one row that lies in its team's registers, where `stores`.
+  template <int Width, class Team>
+  requires(Grouping == per_token && detail::shares_fit(Width, group_length<Width>, packing<Bits>::unit, Team::size()))
+      KVC_HD static void encode_share(const float* x, byte* codes, byte* constants, bool stores, Team team) {
+    constexpr int own = Width / Team::size();
+    constexpr int length = group_length<Width>;
+    constexpr int piece = min_of(own, length);  // channels that a thread has of a group
+    constexpr int chunk = detail::share_chunk(piece, piece, packing<Bits>::unit, Bits);
+    const auto part = team.template part<length / piece>();
+    for (int first = 0; first < own; first += piece) {
+      group_range r = range_of(x + first, piece, 1);
+      r = {part.least(r.low), part.largest(r.high), !part.any(!r.finite)};
+      const grid_constants k = levels::choose(r);
+      const float inverse = levels::inverse(k);
+      if (!stores) continue;
+      const int channel = team.rank() * own + first;
+      if (part.rank() == 0) constants_of::store(k, constants + channel / length * constants_of::bytes);
+      for (int i = first; i < first + piece; i += chunk) {
+        pack_chunk<Bits, chunk>([&](int c) { return levels::encode(x[i + c], k, inverse); },
+                                codes + (team.rank() * own + i) * Bits / 8);
+      }
+    }
+  }
+
   template <int Width>
   KVC_HD static void decode(const byte* codes, const byte* constants, int begin, int end, float* x) {
     if constexpr (Grouping == per_token) {

@@ -57,6 +57,23 @@ struct none {
     }
     team.sync();
   }
+  /// Encodes one row that lies in its team's registers, where `stores`.
+  template <int Width, class Team>
+  requires(Width % (8 * Team::size()) == 0)
+      KVC_HD static void encode_share(const float* x, byte* codes, byte* /*constants*/, bool stores, Team team) {
+    constexpr int own = Width / Team::size();
+    constexpr int chunk = 8 / element::bytes;
+    byte* to = codes + team.rank() * own * element::bytes;
+    for (int i = 0; i < own; i += 2 * chunk) {
+      uint64 words[2] = {};
+      for (int c = 0; c < 2 * chunk; ++c) {
+        const element e = element::from(x[i + c]);
+        words[c / chunk] |= static_cast<uint64>(__builtin_bit_cast(bits, e)) << (8 * element::bytes * (c % chunk));
+      }
+      if (stores) put_words(words[0], words[1], to + i * element::bytes);
+    }
+  }
+
   template <int Width>
   KVC_HD static void decode(const byte* codes, const byte* /*constants*/, int begin, int end, float* x) {
     for (int i = 0; i < (end - begin) * Width; ++i) {

@@ -17,6 +17,23 @@ KVC_HD constexpr float hadamard_sign(int i) {
 
 namespace detail {
 
+/// The signs of channels [32 * word, 32 * word + 32), one bit each, set where negative.
+KVC_HD constexpr uint32 sign_word(int word) {
+  uint32 bits = 0;
+  for (int i = 0; i < 32; ++i) bits |= (hadamard_sign(32 * word + i) < 0 ? 1u : 0u) << i;
+  return bits;
+}
+/// The same of words below Words, as a choice among constants.
+template <int Words, int Word = 0>
+KVC_HD uint32 sign_word_of(int word) {
+  constexpr uint32 bits = sign_word(Word);
+  if constexpr (Word + 1 >= Words) {
+    return bits;
+  } else {
+    return word == Word ? bits : sign_word_of<Words, Word + 1>(word);
+  }
+}
+
 /// What a rotation does beside the butterflies: signs before them (forward), after them (inverse).
 enum class signs { none, before, after };
 
@@ -120,6 +137,31 @@ struct rotated {
       for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
       for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);
     }
+  }
+  /// The same of a row in its team's registers: short strides within a thread, long ones between threads.
+  template <int Width, class Team>
+  requires(Width % Team::size() == 0 && 32 % (Width / Team::size()) == 0 && block<Width> % (Width / Team::size()) == 0)
+      KVC_HD static void forward_share(float* x, const float* /*constants*/, Team team) {
+    constexpr int own = Width / Team::size();
+    const int first = team.rank() * own;
+    const uint32 negative = detail::sign_word_of<(Width + 31) / 32>(first / 32) >> first % 32;
+    for (int k = 0; k < own; ++k) x[k] = bits_float(float_bits(x[k]) ^ (negative >> k << 31));
+    for (int half = 1; half < own; half *= 2) {
+      for (int k = 0; k < own; ++k) {
+        if ((k & half) != 0) continue;
+        const float a = x[k];
+        const float b = x[k + half];
+        x[k] = a + b;
+        x[k + half] = a - b;
+      }
+    }
+    for (int half = own; half < block<Width>; half *= 2) {
+      // The upper one of a pair takes its own from the other's; the product is exact, contracted or not.
+      const float sign = (first & half) != 0 ? -1.0f : 1.0f;
+      for (int k = 0; k < own; ++k) x[k] = team.exchange(x[k], half / own) + sign * x[k];
+    }
+    const float scale = 1.0f / sqrt_of(static_cast<float>(block<Width>));
+    for (int k = 0; k < own; ++k) x[k] *= scale;
   }
   /// Row back from the codec's space.
   template <int Width, class Team = serial_team>

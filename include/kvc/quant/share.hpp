@@ -22,6 +22,15 @@ KVC_HD constexpr int share_chunk(int share, int last, int unit, int bits) {
   return chunk;
 }
 
+/// Whether `size` threads that have width / size channels each divide the groups of a row evenly, and pack what they
+/// have.
+KVC_HD constexpr bool shares_fit(int width, int group, int unit, int size) {
+  const int own = max_of(1, width / size);
+  const int lanes = max_of(1, group / own);
+  if (size < 2 || width % size != 0 || width % group != 0 || own % unit != 0 || group % unit != 0) return false;
+  return own % group == 0 || (group % own == 0 && size % lanes == 0 && (lanes & (lanes - 1)) == 0);
+}
+
 }  // namespace detail
 
 /// How a team of Size threads splits Width channels in groups of Group, in Bits bits: `lanes` threads take a group
@@ -51,6 +60,18 @@ KVC_HD void put_word(uint64 word, byte* to) {
   }
 #endif
   for (int b = 0; b < Bytes; ++b) to[b] = static_cast<byte>(word >> (8 * b));
+}
+
+/// Writes 16 bytes, at once where their address allows it.
+KVC_HD void put_words(uint64 low, uint64 high, byte* to) {
+#if defined(__CUDA_ARCH__)
+  if (reinterpret_cast<size_type>(to) % 16 == 0) {
+    *reinterpret_cast<ulonglong2*>(to) = make_ulonglong2(low, high);
+    return;
+  }
+#endif
+  put_word<8>(low, to);
+  put_word<8>(high, to + 8);
 }
 
 /// Packs Count codes, code(i) for i in [0, Count), which fill at most 8 bytes.

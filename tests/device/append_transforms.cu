@@ -17,6 +17,7 @@ TEST_CASE("append: rotated and centred rows") {
 TEST_CASE("append: fewer channels") {
   same_bytes_as_host<compose<model, kv_dims<pruned<48>, full>, kv<rotated<none<kvc::bf16>>, integer<4, 32>>>>(23);
   same_bytes_as_host<compose<model, low_rank<32>, integer<4, 32>>>(24, true, false);  // leading channels: exact
+  same_bytes_as_host<compose<shape<1, 4, 2, 128>, low_rank<96>>>(26, true, false);
 }
 
 TEST_CASE("append: merged heads, and extents known at run time") {

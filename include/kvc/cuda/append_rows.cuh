@@ -67,9 +67,13 @@ __device__ row_place place_of(const append_call<Spec, T, Params>& c, int64 row, 
   return p;
 }
 
-/// The row and stored head of a team.
-template <class Spec>
-__device__ int64 row_of(const cache_view<Spec>& view, unsigned item, int& head) {
+/// The row and stored head of a team. ByHead: the teams of a block then read the same matrices of that head.
+template <bool ByHead = false, class Spec>
+__device__ int64 row_of(const cache_view<Spec>& view, unsigned item, int& head, int64 rows = 0) {
+  if constexpr (ByHead) {
+    head = static_cast<int>(item / static_cast<unsigned>(rows));
+    return head < view.model.stored_heads() ? item % static_cast<unsigned>(rows) : rows;
+  }
   const unsigned heads = static_cast<unsigned>(view.model.stored_heads());
   head = static_cast<int>(item % heads);
   return item / heads;  // 32 bits: launchers refuse more
@@ -186,7 +190,8 @@ __device__ void append_rows(const append_call<Spec, T, Params>& c, unsigned bloc
   using wide = wide_row<stream_type::model_width, T, typename teams::team>;
   const typename teams::team team;
   int head = 0;
-  const int64 row = row_of(c.view, block * teams::per_block + threadIdx.x / teams::lanes, head);
+  const int64 row = row_of<!transform<stream_type>::dims_are_identity>(
+      c.view, block * teams::per_block + threadIdx.x / teams::lanes, head, c.bounds.total_rows);
   if (!has_row<Slots>(c, row)) return;
 
   // 1. Loads, and while they are on their way, the place.

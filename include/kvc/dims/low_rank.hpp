@@ -63,12 +63,63 @@ struct low_rank {
   /// out[Rank] = matrix[Rank][HeadDim] in[HeadDim]
   template <int HeadDim, class Team>
   KVC_HD static void multiply(const float* matrix, const float* in, float* out, Team team) {
-    for (int r = team.rank(); r < Rank; r += team.size()) {
-      float sum = 0;
-      for (int i = 0; i < HeadDim; ++i) sum += matrix[r * HeadDim + i] * in[i];
-      out[r] = sum;
+    if constexpr (splits_rows<HeadDim, Team>) {
+      if (reinterpret_cast<size_type>(matrix) % 16 == 0) {
+        multiply_split<HeadDim, 16>(matrix, in, out, team);
+      } else {
+        multiply_split<HeadDim, 4>(matrix, in, out, team);
+      }
+    } else {
+      for (int r = team.rank(); r < Rank; r += team.size()) {
+        float sum = 0;
+        for (int i = 0; i < HeadDim; ++i) sum += matrix[r * HeadDim + i] * in[i];
+        out[r] = sum;
+      }
     }
     team.sync();
+  }
+
+  /// Whether every thread takes the same channels of all rows of the matrix, so that neighbours read neighbours.
+  template <int HeadDim, class Team>
+  static constexpr bool splits_rows = [] {
+    if constexpr (Team::size() > 1 && Team::size() <= 32 && requires(Team team) { team.exchange(0.0f, 1); }) {
+      return HeadDim % (4 * Team::size()) == 0 && HeadDim <= 32 * Team::size() && Rank % Team::size() == 0;
+    }
+    return false;
+  }();
+
+  template <int HeadDim, int Align, class Team>
+  KVC_HD static void multiply_split(const float* matrix, const float* in, float* out, Team team) {
+    constexpr int size = Team::size();
+    constexpr int quads = HeadDim / (4 * size);
+    float x[4 * quads];
+    for (int j = 0; j < quads; ++j) {
+      for (int q = 0; q < 4; ++q) x[4 * j + q] = in[4 * (j * size + team.rank()) + q];
+    }
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
+    for (int r = 0; r < Rank; r += size) {
+      // As many sums as threads: each thread has its part of all of them,
+      float sum[size] = {};
+      for (int o = 0; o < size; ++o) {
+        for (int j = 0; j < quads; ++j) {
+          float m[4];
+          __builtin_memcpy(
+              m, __builtin_assume_aligned(matrix + (r + o) * HeadDim + 4 * (j * size + team.rank()), Align), 16);
+          for (int q = 0; q < 4; ++q) sum[o] += m[q] * x[4 * j + q];
+        }
+      }
+      // and gives the other's half away, until it has one whole.
+      for (int half = size / 2; half > 0; half /= 2) {
+        const bool is_upper = (team.rank() & half) != 0;
+        for (int o = 0; o < half; ++o) {
+          const float given = is_upper ? sum[o] : sum[o + half];
+          sum[o] = (is_upper ? sum[o + half] : sum[o]) + team.exchange(given, half);
+        }
+      }
+      out[r + team.rank()] = sum[0];
+    }
   }
 };
 

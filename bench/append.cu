@@ -6,6 +6,7 @@
 // Few rows are one new row of as many sequences (a decoding step), 1024 and more a prompt of one. Every launch of a
 // graph has its own input and pages, and the level-2 cache is overwritten before each replay.
 
+#include <cmath>
 #include <cstring>
 #include <kvc/cuda/append.cuh>
 #include <kvc/kvc.hpp>
@@ -26,17 +27,43 @@ __global__ void copy_kernel(const uint4* from, uint4* to, int64 count) {
   if (i < count) to[i] = __ldcs(from + i);
 }
 
+/// Keys and values are normalised and keys turned on append, as a model's projections give them.
+using as_projected = kvc::append_params<kvc::rotary::pairs::half_split>;
+
+/// Weights and angles for `positions` rows of `width` channels.
+struct projected_rows {
+  std::vector<float> weights, angles;
+  int64 positions;
+  int pairs;
+
+  projected_rows(int64 rows, int width) : positions(rows), pairs(width / 2) {
+    for (int i = 0; i < width; ++i) weights.push_back(1.0f + 0.001f * static_cast<float>(i));
+    for (int64 i = 0; i < rows * pairs; ++i) {
+      const double f = static_cast<double>(i % pairs) / pairs;
+      const double angle = static_cast<double>(i / pairs) * std::pow(10000.0, -f);
+      angles.push_back(static_cast<float>(std::cos(angle)));
+      angles.push_back(static_cast<float>(std::sin(angle)));
+    }
+  }
+  template <class Params>
+  Params params(const float* w, const float* a) const {
+    if constexpr (Params::prepares) return {{w, 1e-6f}, {w, 1e-6f}, {a, positions, pairs}};
+    return {};
+  }
+};
+
 /// The share of the bytes of the prompt's first page that differ from what the host writes.
-template <class Spec>
-double byte_error(const kvc::extents<Spec>& model, const kvc::bf16* k, const kvc::bf16* v, const byte* page) {
+template <class Spec, class Params>
+double byte_error(const kvc::extents<Spec>& model, const kvc::bf16* k, const kvc::bf16* v, const byte* page,
+                  const Params& params) {
   constexpr int rows = 2 * Spec::tokens_per_page;  // so that no row of the first page is in the tail
   kvc::host::cache<Spec> host({.capacity = rows, .max_sequences = 1, .max_step_rows = rows});
   const int sequence = host.add_sequence();
   host.reserve(sequence, rows);
   if constexpr (Spec::is_latent) {
-    host.append(0, k);
+    host.append(0, k, params);
   } else {
-    host.append(0, k, v);
+    host.append(0, k, v, params);
   }
   const int64 bytes = Spec::page_bytes(model.stored_heads());
   const std::vector<byte> ours = copy_back(page, bytes);
@@ -46,7 +73,7 @@ double byte_error(const kvc::extents<Spec>& model, const kvc::bf16* k, const kvc
   return static_cast<double>(different) / static_cast<double>(bytes);
 }
 
-template <class Spec>
+template <class Spec, class Params>
 void bench(const options& o, const char* name, const char* what, int64 rows) {
   const std::string id = std::string("append-") + name + "-" + std::to_string(rows);
   if (o.skips(id.c_str())) return;
@@ -98,6 +125,10 @@ void bench(const options& o, const char* name, const char* what, int64 rows) {
   const device_array<float> d_constants(
       floats > 0 ? std::vector<float>(host_constants.data, host_constants.data + floats) : std::vector<float>());
 
+  const projected_rows projected(Params::prepares ? per_sequence * page : 0, Spec::first_stream::model_width);
+  const device_array<float> d_weights(projected.weights), d_angles(projected.angles);
+  const Params params = projected.template params<Params>(d_weights.data, d_angles.data);
+
   const kvc::step_view step{sequences, nullptr, d_lengths.data, d_indptr.data, d_table.data, per_sequence};
   const kvc::cuda::step_bounds bounds{sequences, rows, prompt ? rows : 1, per_sequence * page};
   const auto append = [&](int i, cudaStream_t stream) {
@@ -117,11 +148,11 @@ void bench(const options& o, const char* name, const char* what, int64 rows) {
     const auto keys = kvc::contiguous_rows<const kvc::bf16>(k, k_heads, Spec::key_width);
     kvc::status s = kvc::status::ok;
     if constexpr (Spec::is_latent) {
-      s = kvc::cuda::append<Spec, kvc::bf16>(view, step, bounds, 0, keys, stream);
+      s = kvc::cuda::append<Spec, kvc::bf16>(view, step, bounds, 0, keys, stream, params);
     } else {
       const auto values =
           kvc::contiguous_rows<const kvc::bf16>(k + k_count, model.kv_heads, Spec::shape_type::head_dim);
-      s = kvc::cuda::append<Spec, kvc::bf16>(view, step, bounds, 0, keys, values, stream);
+      s = kvc::cuda::append<Spec, kvc::bf16>(view, step, bounds, 0, keys, values, stream, params);
     }
     if (s != kvc::status::ok) {
       std::fprintf(stderr, "%s: %s\n", id.c_str(), kvc::to_string(s));
@@ -142,7 +173,9 @@ void bench(const options& o, const char* name, const char* what, int64 rows) {
   check(cudaDeviceSynchronize(), id.c_str());
   std::string error = "null";
   if (prompt) {
-    error = number(byte_error<Spec>(model, input.data(), input.data() + k_count, pages.data + table[0] * page_bytes));
+    const Params of_host = projected.template params<Params>(projected.weights.data(), projected.angles.data());
+    error = number(
+        byte_error<Spec>(model, input.data(), input.data() + k_count, pages.data + table[0] * page_bytes, of_host));
   }
 
   const double row_bytes = static_cast<double>(page_bytes) / page;
@@ -158,9 +191,9 @@ void bench(const options& o, const char* name, const char* what, int64 rows) {
   }
 }
 
-template <class Spec>
+template <class Spec, class Params = kvc::rows_as_given>
 void bench_rows(const options& o, const char* name, const char* what) {
-  for (const int64 rows : {1, 64, 1024, 8192}) bench<Spec>(o, name, what, rows);
+  for (const int64 rows : {1, 64, 1024, 8192}) bench<Spec, Params>(o, name, what, rows);
 }
 
 }  // namespace
@@ -175,6 +208,8 @@ int main(int argc, char** argv) {
   bench_rows<c::bf16>(o, "bf16", "bf16, 8 heads of 128");
   bench_rows<c::rotated>(o, "int4-rotated", "4 bit rotated, 8 heads of 128");
   bench_rows<c::channel4>(o, "channel4", "keys per channel, 4 bit, 8 heads of 128");
+  bench_rows<c::low_rank>(o, "low-rank", "96 of 128 dimensions, bf16, 8 heads");
+  bench_rows<c::int4_32, as_projected>(o, "int4-projected", "4 bit, groups of 32, normalised and turned");
 #endif
   return 0;
 }

@@ -29,7 +29,8 @@ double dot(const float* a, const float* b, int n) {
 
 int main() {
   kvc::host::cache<clla> cache({.capacity = tokens, .max_step_rows = tokens});
-  const kvc::attend_params params{.scale = 1 / std::sqrt(float{dim + rotary})};
+  // In fp32, so that the two forms can be compared: by default, packed codes are attended with 8-bit products.
+  const kvc::attend_params params{.scale = 1 / std::sqrt(float{dim + rotary}), .fp32_products = true};
   const int sequence = cache.add_sequence();
 
   // A prompt, then one token: only the leader, layer 0, appends its (latent | rotary key) rows.

@@ -84,7 +84,9 @@ def violations(tree):
     headers = sorted(p for p in root.rglob("*") if p.is_file())
     edges = {}
     for header in headers:
-        if header.suffix not in SUFFIXES:
+        # host/simd/*.inl: kernels that are included once per instruction set, inside its namespace.
+        is_kernel = header.suffix == ".inl" and header.parent == root / "host" / "simd"
+        if header.suffix not in SUFFIXES and not is_kernel:
             yield header, 1, "headers end in .hpp (host, or host and device) or .cuh (CUDA)"
             continue
         source = place_of(header, root)
@@ -176,6 +178,7 @@ BAD = [
     ({"core/a.hpp": "#include <kvc/core/b.hpp>", "core/b.hpp": "#include <kvc/core/a.hpp>"}, "include each other"),
     ({"utils/a.hpp": ""}, "the folder utils is not one of the library's"),
     ({"core/a.h": ""}, "headers end in .hpp"),
+    ({"core/a.inl": ""}, "headers end in .hpp"),
 ]
 GOOD = [{}, {"core/a.hpp": "// #include <iostream>\n/*\n#include <kvc/cache/a.hpp>\n*/"},
         {"cuda/a.cuh": "#include <kvc/attention/a.hpp>\n#include <kvc/quant/a.hpp>\n#include <kvc/version.hpp>"}]

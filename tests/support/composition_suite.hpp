@@ -242,10 +242,10 @@ TEST_CASE("every instruction set stores the same bytes, and attends packed codes
       if (f.keep > 0) continue;  // rows that the last query does not see are gone
       for (int layer = 0; layer < f.layers; ++layer) {
         const step_rows queries = make_rows(f, layer, part_of(5, length - 1, length));
-        const verdict v = check_query(f, gather_rows(*cache, sequence, layer), queries.q.data(), length - 1, params,
-                                      results.back().out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads *
-                                                                      f.output_width,
-                                      results.back().lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads);
+        const verdict v =
+            check_query(f, gather_rows(*cache, sequence, layer), queries.q.data(), length - 1, params,
+                        results.back().out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads * f.output_width,
+                        results.back().lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads);
         CHECK_MESSAGE(v.holds, std::string(kvc::host::name_of(set)), ", layer ", layer, ": ", v.what);
       }
     }

@@ -28,9 +28,8 @@ KVC_COMPILED __attribute__((target("avx2,fma,f16c"))) void compiled_for_avx2(con
   asm volatile("" : : : "memory");  // g++ 12 takes some of these calls for free of effects, and drops them
 }
 template <class Function>
-KVC_COMPILED
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c" KVC_WIDE))) void
-    compiled_for_avx512(const Function& f) {
+KVC_COMPILED __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c" KVC_WIDE))) void
+compiled_for_avx512(const Function& f) {
   f();
   asm volatile("" : : : "memory");  // g++ 12 takes some of these calls for free of effects, and drops them
 }

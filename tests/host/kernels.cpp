@@ -96,10 +96,8 @@ void check_codes() {
     for (const kernel_table* t : tables()) {
       q8.emplace_back(static_cast<std::size_t>(queries * padded));
       groups.emplace_back(static_cast<std::size_t>(queries));
-      for (int i = 0; i < queries; ++i) {
-        t->quantize_query[index]({q.data() + i * padded, padded, nullptr, nullptr, centre,
-                                  q8.back().data() + i * padded, &groups.back()[static_cast<std::size_t>(i)]});
-      }
+      t->quantize_query[index]({q.data(), queries, padded, padded, nullptr, nullptr, centre, q8.back().data(), padded,
+                                groups.back().data(), 1});
       CHECK(q8.back() == q8.front());
       CHECK(same_bits(groups.back(), groups.front()));
     }
@@ -200,7 +198,7 @@ TEST_CASE("softmax and weights are the same in every instruction set, and what t
       for (std::size_t i = 0; i < s.size(); i += 2) s[i] = {static_cast<float>(i) - 3, 1.5f};
       std::vector<uint8> w(static_cast<std::size_t>(queries * count));
       std::vector<weight_group> g(static_cast<std::size_t>(queries));
-      t->load_constants({pairs.data(), blocks, 8.0f, scale.data(), middle.data()});
+      t->load_constants({reinterpret_cast<const byte*>(pairs.data()), blocks, 8.0f, scale.data(), middle.data()});
       t->softmax({x.data(), count, queries, blocks, masked, count, 1, constants.data(), 0.3f, cap, s.data(), f.data()});
       t->quantize_weights({x.data(), count, queries, blocks, masked, count, 1, scale.data(), middle.data(), w.data(),
                            count, g.data(), 8, m.data(), 1});

@@ -109,14 +109,19 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
   /// Queries of one item in 8 bits; q: [count][pitch], zero beyond the width. Keys per channel: see score.
   void quantize(const kernel_table& kernels, const float* q, int count, int64 pitch) const {
     if constexpr (form::is_per_channel) return;
-    for (int i = 0; i < count; ++i) {
-      for (int g = 0; g < groups; ++g) {
-        const int channels = channels_of(g);
-        alignas(64) float padded[round_up(group, 16)];
-        for (int c = 0; c < round_up(group, 16); ++c) padded[c] = c < channels ? q[i * pitch + g * group + c] : 0.0f;
-        kernels.quantize_query[field_index]({padded, round_up(channels, 16), nullptr, nullptr, form::centre,
-                                             q8 + i * query_pitch + g * round_up(group, 16),
-                                             q8_groups + i * groups + g});
+    for (int g = 0; g < groups; ++g) {
+      const int channels = channels_of(g);
+      for (int begin = 0; begin < count; begin += 16) {
+        alignas(64) float padded[16][round_up(group, 16)];
+        const int n = min_of(16, count - begin);
+        for (int i = 0; i < n; ++i) {
+          for (int c = 0; c < round_up(group, 16); ++c) {
+            padded[i][c] = c < channels ? q[(begin + i) * pitch + g * group + c] : 0.0f;
+          }
+        }
+        kernels.quantize_query[field_index]({padded[0], n, round_up(group, 16), round_up(channels, 16), nullptr,
+                                             nullptr, form::centre, q8 + begin * query_pitch + g * round_up(group, 16),
+                                             query_pitch, q8_groups + begin * groups + g, groups});
       }
     }
   }
@@ -180,10 +185,8 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
         const int in_group = static_cast<int>(t % stream_type::tokens_per_group) / block_rows;
         c.blocks = min_of(per_group - in_group, blocks - b);
         load_channel_constants(kernels, at, t);
-        for (int i = 0; i < queries; ++i) {
-          kernels.quantize_query[field_index](
-              {q + i * q_pitch, round_up(width, 16), scale, middle, form::centre, q8 + i * query_pitch, q8_groups + i});
-        }
+        kernels.quantize_query[field_index]({q, queries, q_pitch, round_up(width, 16), scale, middle, form::centre, q8,
+                                             query_pitch, q8_groups, groups});
         for (int i = 0; i < c.blocks; ++i) c.rows.block[i] = rows.block[b + i];
         c.scores = s + b * block_rows;
         kernels.score_codes[field_index](c);
@@ -216,8 +219,12 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
       if (segment == nullptr) {
         for (int r = 0; r < block_rows; ++r) to_scale[r] = to_middle[r] = 0;
       } else if constexpr (form::is_half) {
-        for (int r = 0; r < block_rows; ++r) pairs[r] = pair_at(constants + r * stream_type::group_bytes);
-        kernels.load_constants({pairs, 1, form::middle, to_scale, to_middle});
+        const byte* from = constants;
+        if constexpr (stream_type::group_bytes != 4 || !form::has_offset) {
+          for (int r = 0; r < block_rows; ++r) pairs[r] = pair_at(constants + r * stream_type::group_bytes);
+          from = reinterpret_cast<const byte*>(pairs);
+        }
+        kernels.load_constants({from, 1, form::middle, to_scale, to_middle});
       } else {
         for (int r = 0; r < block_rows; ++r) {
           const quant::grid_constants k = form::codec::constants_of::load(constants + r * stream_type::group_bytes);
@@ -240,8 +247,12 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
                             static_cast<int64>(in_page / stream_type::tokens_per_group) * stream_type::group_bytes;
     if constexpr (form::is_half && width % block_rows == 0) {
       alignas(64) uint32 pairs[width];
-      for (int c = 0; c < width; ++c) pairs[c] = pair_at(constants + c * form::constants_bytes);
-      kernels.load_constants({pairs, width / block_rows, form::middle, scale, middle});
+      const byte* from = constants;
+      if constexpr (!form::has_offset) {
+        for (int c = 0; c < width; ++c) pairs[c] = pair_at(constants + c * form::constants_bytes);
+        from = reinterpret_cast<const byte*>(pairs);
+      }
+      kernels.load_constants({from, width / block_rows, form::middle, scale, middle});
     } else {
       for (int c = 0; c < width; ++c) {
         const quant::grid_constants k = form::codec::constants_of::load(constants + c * form::constants_bytes);

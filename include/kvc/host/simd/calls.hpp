@@ -85,7 +85,7 @@ inline void pack_16(const uint8* codes, int bits, byte* packed) {
 }
 
 struct constants_call {
-  const uint32* pairs;  ///< [16 blocks], fp16 scale below, fp16 offset above
+  const byte* pairs;  ///< [16 blocks]{scale, offset} in fp16
   int blocks;
   float centre;  ///< middle = offset + centre x scale
   float* scale;
@@ -93,13 +93,17 @@ struct constants_call {
 };
 
 struct quantize_query_call {
-  const float* q;       ///< [channels], zero beyond the group's
+  const float* q;  ///< [queries][q_pitch], [channels] of each, zero beyond the group's
+  int queries;
+  int64 q_pitch;
   int channels;         ///< a multiple of 16
   const float* scale;   ///< [channels] or null: of keys that are scaled per channel
   const float* middle;  ///< [channels] or null: 1
   int centre;           ///< taken off every code, so that what rounding loses is not multiplied by their mean
-  int8* q8;             ///< [channels], in the order of the packed words
-  query_group* group;
+  int8* q8;             ///< [queries][q8_pitch], in the order of the packed words
+  int64 q8_pitch;
+  query_group* group;  ///< [queries], group_pitch apart
+  int64 group_pitch;
 };
 
 struct softmax_call {

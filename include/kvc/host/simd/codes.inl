@@ -198,36 +198,10 @@ inline void load_constants(const constants_call& c) {
   for (int b = 0; b < c.blocks; ++b) {
     floats scale;
     floats offset;
-    halves(load_words(c.pairs + b * 16), scale, offset);
+    halves(load_words(c.pairs + b * 64), scale, offset);
     store(scale, c.scale + b * 16);
     store(multiply_add(scale, centre, offset), c.middle + b * 16);
   }
-}
-
-/// One query's group of channels in 8 bits, times the scales of the channels where those belong to keys.
-template <int Fields>
-inline void quantize_query(const quantize_query_call& c) {
-  floats greatest = zeros();
-  floats sum = zeros();
-  for (int i = 0; i < c.channels; i += 16) {
-    const floats q = load(c.q + i);
-    const floats x = c.scale == nullptr ? q : multiply(q, load(c.scale + i));
-    greatest = greater_of(absolute(x), greatest);
-    sum = c.middle == nullptr ? add(q, sum) : multiply_add(q, load(c.middle + i), sum);
-  }
-  const float top = greatest_of(greatest);
-  const floats inverse = broadcast(top > 1e-30f ? 127.0f / top : 0.0f);
-  words count = word_zeros();
-  for (int i = 0; i < c.channels; i += 16) {
-    const floats q = load(c.q + i);
-    const floats x = c.scale == nullptr ? q : multiply(q, load(c.scale + i));
-    const words w = nearest(multiply(x, inverse));
-    count = add_words(count, w);
-    store_query<Fields>(w, c.q8 + i);
-  }
-  c.group->scale = top > 1e-30f ? top / 127.0f : 0.0f;
-  c.group->sum = sum_of(sum);
-  c.group->start = -c.centre * sum_of_words(count);
 }
 
 /// e^x as core/math.hpp has it, with fused products.
@@ -264,6 +238,56 @@ KVC_SIMD floats hyperbolic_tangent(floats x) {
 }
 
 // Per-query numbers of 16 queries stand in one vector: reducing 16 vectors at once costs little more than reducing one.
+
+KVC_SIMD floats scaled_query(const quantize_query_call& c, const float* q, int i) {
+  return c.scale == nullptr ? load(q + i) : multiply(load(q + i), load(c.scale + i));
+}
+
+/// Queries' groups of channels in 8 bits, times the scales of the channels where those belong to keys.
+template <int Fields>
+inline void quantize_query(const quantize_query_call& c) {
+  for (int begin = 0; begin < c.queries; begin += 16) {
+    const int count = min_of(16, c.queries - begin);
+    floats part[16];
+    floats middle[16];
+    for (int n = 0; n < count; ++n) {
+      const float* q = c.q + (begin + n) * c.q_pitch;
+      floats greatest = zeros();
+      floats sum = zeros();
+      for (int i = 0; i < c.channels; i += 16) {
+        greatest = greater_of(absolute(scaled_query(c, q, i)), greatest);
+        sum = c.middle == nullptr ? add(load(q + i), sum) : multiply_add(load(q + i), load(c.middle + i), sum);
+      }
+      part[n] = greatest;
+      middle[n] = sum;
+    }
+    for (int n = count; n < 16; ++n) part[n] = middle[n] = zeros();
+    alignas(64) float scales[16];
+    alignas(64) float inverse[16];
+    alignas(64) float sums[16];
+    alignas(64) float starts[16];
+    const floats top = greatest_each(part);
+    const words none = below(top, broadcast(1e-30f));
+    store(select(none, zeros(), multiply(top, broadcast(1 / 127.0f))), scales);
+    store(select(none, zeros(), divide(broadcast(127.0f), top)), inverse);
+    store(sum_each(middle), sums);
+    for (int n = 0; n < count; ++n) {
+      const float* q = c.q + (begin + n) * c.q_pitch;
+      const floats by = broadcast(inverse[n]);
+      words total = word_zeros();
+      for (int i = 0; i < c.channels; i += 16) {
+        const words w = nearest(multiply(scaled_query(c, q, i), by));
+        total = add_words(total, w);
+        store_query<Fields>(w, c.q8 + (begin + n) * c.q8_pitch + i);
+      }
+      part[n] = to_floats(total);
+    }
+    store(multiply(sum_each(part), broadcast(-static_cast<float>(c.centre))), starts);  // whole numbers below 2^24
+    for (int n = 0; n < count; ++n) {
+      c.group[(begin + n) * c.group_pitch] = {scales[n], sums[n], static_cast<int32>(starts[n])};
+    }
+  }
+}
 
 /// From scores to weights, the queries' states going along:
 ///   s = cap(scale (s + constant));  m' = max(m, s);  s = e^(s - m');  l = l e^(m - m') + sum(s)

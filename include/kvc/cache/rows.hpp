@@ -164,18 +164,18 @@ struct stream_rows {
     int in_page = static_cast<int>(t % per_page);
     if constexpr (per_group == 1) {
       codec::template decode<width>(s, s + stream_type::codes_bytes, in_page, in_page + count, x);
-      return;
-    }
-    while (count > 0) {
-      const int group = in_page / per_group;
-      const int begin = in_page - group * per_group;
-      const int n = min_of(count, per_group - begin);
-      codec::template decode<width>(s + static_cast<int64>(group) * per_group * stream_type::row_bytes,
-                                    s + stream_type::codes_bytes + static_cast<int64>(group) * stream_type::group_bytes,
-                                    begin, begin + n, x);
-      x += n * width;
-      in_page += n;
-      count -= n;
+    } else {
+      while (count > 0) {
+        const int group = in_page / per_group;
+        const int begin = in_page - group * per_group;
+        const int n = min_of(count, per_group - begin);
+        codec::template decode<width>(
+            s + static_cast<int64>(group) * per_group * stream_type::row_bytes,
+            s + stream_type::codes_bytes + static_cast<int64>(group) * stream_type::group_bytes, begin, begin + n, x);
+        x += n * width;
+        in_page += n;
+        count -= n;
+      }
     }
   }
 

@@ -99,13 +99,13 @@ void append_stream(const cache_view<Spec>& view, const step_view& step, int slot
         if (item++ % part.count != part.index) continue;
         append_coded_page<Spec, First>(view, step, i, slot, own, page, params);
       }
-      continue;
-    }
-    for (int head = 0; head < view.model.stored_heads(); ++head) {
-      for (int64 page = begin; page < end; ++page) {
-        if (item++ % part.count != part.index) continue;
-        const stream_rows<Spec, First> at(view, step, i, slot, head);
-        compiled([&] { append_page<Spec, First>(at, own, page, params); });
+    } else {
+      for (int head = 0; head < view.model.stored_heads(); ++head) {
+        for (int64 page = begin; page < end; ++page) {
+          if (item++ % part.count != part.index) continue;
+          const stream_rows<Spec, First> at(view, step, i, slot, head);
+          compiled([&] { append_page<Spec, First>(at, own, page, params); });
+        }
       }
     }
   }

@@ -44,9 +44,9 @@ KVC_HD void unpack(const byte* packed, uint8* codes) {
       word = (word & 0x0000003f0000003fu) | ((word & 0x00000fc000000fc0u) << 10);
       word = (word & 0x0007000700070007u) | ((word & 0x0038003800380038u) << 5);
       __builtin_memcpy(codes + u * p::unit, &word, 8);
-      continue;
+    } else {
+      for (int i = 0; i < p::unit; ++i) codes[u * p::unit + i] = static_cast<uint8>((word >> (i * Bits)) & mask);
     }
-    for (int i = 0; i < p::unit; ++i) codes[u * p::unit + i] = static_cast<uint8>((word >> (i * Bits)) & mask);
   }
 }
 

@@ -45,6 +45,7 @@ void check_error(const float* angles = nullptr) {
   append(1);
   kvc::attend_params params;
   params.scale = 0.1f;
+  params.fp32_products = true;
   if (angles != nullptr) params.rotary = {angles, 256, Spec::shape_type::head_dim / 2};
   std::vector<kvc::bf16> q;
   for (const float x : values(static_cast<int>(model.query_heads) * Spec::query_width)) q.push_back(kvc::bf16::from(x));

@@ -13,6 +13,11 @@ inline constexpr int block_rows = 16;
 inline constexpr int tile_blocks = 8;
 inline constexpr int code_tile_rows = block_rows * tile_blocks;
 
+/// A sum of codes that is whole as a float; what NaN made of it matters no more.
+inline int32 whole_number(float x) {
+  return x > -1e9f && x < 1e9f ? static_cast<int32>(x) : 0;
+}
+
 /// Packed rows of a tile.
 struct code_tile {
   const byte* block[tile_blocks];

@@ -284,7 +284,7 @@ inline void quantize_query(const quantize_query_call& c) {
     }
     store(multiply(sum_each(part), broadcast(-static_cast<float>(c.centre))), starts);  // whole numbers below 2^24
     for (int n = 0; n < count; ++n) {
-      c.group[(begin + n) * c.group_pitch] = {scales[n], sums[n], static_cast<int32>(starts[n])};
+      c.group[(begin + n) * c.group_pitch] = {scales[n], sums[n], whole_number(starts[n])};
     }
   }
 }
@@ -405,7 +405,7 @@ inline void quantize_weights(const quantize_weights_call& c) {
     alignas(64) float totals[16];
     store(multiply(sum_each(part), broadcast(-static_cast<float>(c.centre))), totals);  // whole numbers below 2^24
     for (int i = 0; i < count; ++i) {
-      c.group[begin + i] = {scales[i], static_cast<int32>(totals[i])};
+      c.group[begin + i] = {scales[i], whole_number(totals[i])};
       c.middles[(begin + i) * c.middle_pitch] += sums[i];
     }
   }

@@ -113,12 +113,14 @@ KVC_HD void append_page(const stream_rows<Spec, First>& at, const rows_view<cons
   float stored[stream_type::width];
   const int64 end = min_of(page_end, length);
   for (int64 t = max_of(page_begin, at.committed); t < end; ++t) {
+#if !defined(__CUDACC__)  // nvcc has it for host functions alone
     // A head's rows lie a whole token apart, which machines do not foresee.
     if (merged == 1 && t + 6 < end) {
       const char* next = reinterpret_cast<const char*>(rows.at(t + 6 - at.committed, at.head));
       constexpr int bytes = stream_type::model_width * static_cast<int>(sizeof(T));
       for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
     }
+#endif
     detail::load_row<Spec, First>(rows, t - at.committed, at.head, merged, constants.merge_weights, params, t,
                                   model_row);
     transform<stream_type>::store(model_row, stored, constants.transform);

@@ -200,7 +200,7 @@ struct integer {
 
  private:
   /// The same, 16 at a time: compilers do not reorder a least or a largest of floats by themselves.
-  static group_range range_in_lanes(const float* x, int count) {
+  KVC_HD static group_range range_in_lanes(const float* x, int count) {
     alignas(64) float low[16];
     alignas(64) float high[16];
     alignas(64) uint32 magnitude[16];

@@ -108,20 +108,22 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
 
   /// Queries of one item in 8 bits; q: [count][pitch], zero beyond the width. Keys per channel: see score.
   void quantize(const kernel_table& kernels, const float* q, int count, int64 pitch) const {
-    if constexpr (form::is_per_channel) return;
-    for (int g = 0; g < groups; ++g) {
-      const int channels = channels_of(g);
-      for (int begin = 0; begin < count; begin += 16) {
-        alignas(64) float padded[16][round_up(group, 16)];
-        const int n = min_of(16, count - begin);
-        for (int i = 0; i < n; ++i) {
-          for (int c = 0; c < round_up(group, 16); ++c) {
-            padded[i][c] = c < channels ? q[(begin + i) * pitch + g * group + c] : 0.0f;
+    if constexpr (!form::is_per_channel) {
+      for (int g = 0; g < groups; ++g) {
+        const int channels = channels_of(g);
+        for (int begin = 0; begin < count; begin += 16) {
+          alignas(64) float padded[16][round_up(group, 16)];
+          const int n = min_of(16, count - begin);
+          for (int i = 0; i < n; ++i) {
+            for (int c = 0; c < round_up(group, 16); ++c) {
+              padded[i][c] = c < channels ? q[(begin + i) * pitch + g * group + c] : 0.0f;
+            }
           }
+          kernels.quantize_query[field_index]({padded[0], n, round_up(group, 16), round_up(channels, 16), nullptr,
+                                               nullptr, form::centre,
+                                               q8 + begin * query_pitch + g * round_up(group, 16), query_pitch,
+                                               q8_groups + begin * groups + g, groups});
         }
-        kernels.quantize_query[field_index]({padded[0], n, round_up(group, 16), round_up(channels, 16), nullptr,
-                                             nullptr, form::centre, q8 + begin * query_pitch + g * round_up(group, 16),
-                                             query_pitch, q8_groups + begin * groups + g, groups});
       }
     }
   }

@@ -9,9 +9,9 @@ Bytes are equal. Perplexity and KL differ by what arithmetic in another order do
 bits and all else in fp32; on a GPU the products of attention are bf16 with fp32 sums, which moves the output of a cache
 of 16 bits or less by about as much as its last stored bit. Where that flips a code, the runs go on with other
 roundings: two draws of the cache's own noise. A KL of k from the fp32 cache is a variance of about 2 k in a token's
-log-probability, so that the logarithms of two perplexities over n tokens differ by sqrt(4 k / n). The share p of tokens
-whose first choice is the fp32 cache's differs by sqrt(2 p (1 - p) / n). Three times that is allowed of both. Exit 0:
-they agree, 1: they do not, 2: wrong use.
+log-probability, so that the logarithms of two perplexities over n tokens differ by sqrt(4 k / n); three times that is
+allowed. The share of tokens whose first choice is the fp32 cache's may differ by 0.01: coarse caches can miss that by
+the draw alone. Exit 0: they agree, 1: they do not, 2: wrong use.
 """
 import copy
 import json
@@ -19,7 +19,7 @@ import math
 import sys
 
 # Of the perplexity, relative, beside its noise; of the KL, relative and in nats: bf16 alone is a KL of about 4e-5.
-PERPLEXITY, KL_RELATIVE, KL_NATS = 2e-3, 0.1, 2e-4
+PERPLEXITY, KL_RELATIVE, KL_NATS, TOP1 = 2e-3, 0.1, 2e-4, 0.01
 
 
 def differences(host, device):
@@ -46,7 +46,7 @@ def differences(host, device):
             yield sentence("perplexity")
         if abs(a["kl"] - b["kl"]) > KL_NATS + KL_RELATIVE * abs(a["kl"]):
             yield sentence("kl")
-        if abs(a["top1"] - b["top1"]) > 0.002 + 3 * math.sqrt(2 * a["top1"] * (1 - a["top1"]) / tokens):
+        if abs(a["top1"] - b["top1"]) > TOP1:
             yield sentence("top1")
         if a.get("passkey_found") != b.get("passkey_found"):
             yield f"{a['name']}: passkeys {a.get('passkey_found')} on the host and {b.get('passkey_found')} on the device"
@@ -70,7 +70,7 @@ def self_test():
              "passkey_found": [True]}
     report = {"model": {}, "text": {"window": 2048, "windows": 1}, "calibration": None, "caches": [cache]}
     wrong = list(differences(report, copy.deepcopy(report)))
-    for key, value in {"page_bytes": 11, "tail_bytes": 1, "perplexity": 10.3, "kl": 0.012, "top1": 0.86,
+    for key, value in {"page_bytes": 11, "tail_bytes": 1, "perplexity": 10.3, "kl": 0.012, "top1": 0.88,
                        "passkey_found": [False], "name": "int8"}.items():
         other = copy.deepcopy(report)
         other["caches"][0][key] = value

@@ -67,17 +67,14 @@ struct tile_of {
   void prefetch(const stream_rows<Spec, First>& at, int64 begin, int64 end) const {
     for (int64 t = begin; t < end;) {
       const int64 stop = min_of<int64>(end, (t / Spec::tokens_per_page + 1) * Spec::tokens_per_page);
-      const byte* segment = at.segment_of(t);
-      const int64 in_page = t % Spec::tokens_per_page;
-      const byte* codes = segment + in_page * stream_type::row_bytes;
-      const byte* constants =
-          segment + stream_type::codes_bytes + in_page / stream_type::tokens_per_group * stream_type::group_bytes;
-      const int64 groups = ceil_div<int64>(stop - t, stream_type::tokens_per_group);
-      for (int64 i = 0; segment != nullptr && i < (stop - t) * stream_type::row_bytes; i += 64) {
-        __builtin_prefetch(codes + i, 0, 2);
-      }
-      for (int64 i = 0; segment != nullptr && i < groups * stream_type::group_bytes; i += 64) {
-        __builtin_prefetch(constants + i, 0, 2);
+      if (const byte* segment = at.segment_of(t); segment != nullptr) {
+        const int64 in_page = t % Spec::tokens_per_page;
+        const byte* codes = segment + in_page * stream_type::row_bytes;
+        const byte* constants =
+            segment + stream_type::codes_bytes + in_page / stream_type::tokens_per_group * stream_type::group_bytes;
+        const int64 groups = ceil_div<int64>(stop - t, stream_type::tokens_per_group);
+        for (int64 i = 0; i < (stop - t) * stream_type::row_bytes; i += 64) __builtin_prefetch(codes + i, 0, 2);
+        for (int64 i = 0; i < groups * stream_type::group_bytes; i += 64) __builtin_prefetch(constants + i, 0, 2);
       }
       t = stop;
     }

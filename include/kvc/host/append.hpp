@@ -20,7 +20,7 @@ template <class Stream, int Bits, int Group, quant::grid Grid>
 struct encodes_rows<Stream, quant::integer<Bits, Group, Grid, quant::per_token, quant::scale_type::fp16>> {
   using codec = typename Stream::codec;
   static constexpr int bits = Bits;
-  static constexpr int grid = Grid == quant::affine ? 0 : (Grid == quant::symmetric ? 1 : 2);
+  static constexpr quant::grid grid = Grid;
   static constexpr int group = codec::template group_length<Stream::width>;
   static constexpr bool value = Stream::exact_rows == 0 && group % 16 == 0 && Stream::width % group == 0;
 };

@@ -314,8 +314,9 @@ struct attend_block {
       const float* folded = queries + first_tile::pitch;
       if constexpr (second_packed && shape::has_extra_scores) {
         score_stream<true, false>(t, second_rows, second, second_codes, folded, extra_scores);
-        for (int64 i = 0; i < static_cast<int64>(t.rows) * view.model.group() * shape::most_rows; ++i) {
-          scores[i] += extra_scores[i];
+        for (int i = 0; i < t.rows * view.model.group(); ++i) {
+          const int64 at = static_cast<int64>(i) * shape::most_rows;
+          for (int r = 0; r < t.blocks() * block_rows; ++r) scores[at + r] += extra_scores[at + r];
         }
       } else {
         score_stream<second_packed, true>(t, second_rows, second, second_codes, folded, scores);

@@ -38,7 +38,6 @@ template <class Spec, bool First>
 struct packed_stream {
   using stream_type = stream_of<Spec, First>;
   using form = packed_form<typename stream_type::codec, stream_type::width>;
-  static constexpr int width = stream_type::width;
 
   static constexpr bool fits() {
     if constexpr (form::fits) return stream_type::tokens_per_page % block_rows == 0;
@@ -62,7 +61,6 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
   static constexpr int field_index = fields == 1 ? 0 : fields / 2;  // of the kernel tables
   static constexpr int row_bytes = is_expanded ? width : stream_type::row_bytes;
   static constexpr int query_pitch = groups * round_up(group, 16);  ///< bytes of q8
-  static constexpr int token_groups = form::is_per_channel ? code_tile_rows / stream_type::tokens_per_group : 1;
 
   static constexpr int channels_of(int g) { return min_of(group, width - g * group); }
   static constexpr int bytes_of(int g) { return channels_of(g) / fields; }
@@ -216,11 +214,13 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
     for (int g = 0; g < groups; ++g) {
       float* to_scale = scale + g * code_tile_rows + block * block_rows;
       float* to_middle = middle + g * code_tile_rows + block * block_rows;
-      const byte* constants =
-          segment + stream_type::codes_bytes + in_page * stream_type::group_bytes + g * form::constants_bytes;
       if (segment == nullptr) {
         for (int r = 0; r < block_rows; ++r) to_scale[r] = to_middle[r] = 0;
-      } else if constexpr (form::is_half) {
+        continue;
+      }
+      const byte* constants =
+          segment + stream_type::codes_bytes + in_page * stream_type::group_bytes + g * form::constants_bytes;
+      if constexpr (form::is_half) {
         const byte* from = constants;
         if constexpr (stream_type::group_bytes != 4 || !form::has_offset) {
           for (int r = 0; r < block_rows; ++r) pairs[r] = pair_at(constants + r * stream_type::group_bytes);
@@ -270,7 +270,6 @@ template <class Spec, bool First>
 struct packed_sums {
   using rows_type = packed_rows<Spec, First>;
   static constexpr int groups = rows_type::groups;
-  static constexpr bool fits = !rows_type::form::is_per_channel;
   static constexpr int spare_channels = round_up(rows_type::bytes_of(0), 32) * rows_type::fields;
 
   static constexpr int64 scratch_bytes(int64 queries) {

@@ -191,12 +191,6 @@ KVC_SIMD words greatest_words_each(const floats (&v)[16]) {
   }
   return load_words(y);
 }
-KVC_SIMD int32 sum_of_words(words x) {
-  const __m256i a = _mm256_add_epi32(x.a, x.b);
-  const __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-  const __m128i c = _mm_add_epi32(b, _mm_unpackhi_epi64(b, b));
-  return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 1)));
-}
 
 KVC_SIMD __m128i low_bytes(words x) {
   const __m256i low = _mm256_set1_epi32(0xff);

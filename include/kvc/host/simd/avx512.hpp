@@ -100,12 +100,6 @@ KVC_SIMD float sum_of(floats x) {
   const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
-KVC_SIMD float greatest_of(floats x) {
-  const __m256 a = _mm256_max_ps(_mm512_maskz_extractf32x8_ps(all_8, x, 0), _mm512_maskz_extractf32x8_ps(all_8, x, 1));
-  const __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
-  return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
-}
 
 /// 16 vectors into one that holds lane i of the result for vector i: at each step the halves of what is left are joined
 /// by `join`, in the same order for one vector as in sum_of.
@@ -258,13 +252,6 @@ KVC_SIMD void store_packed(words x, int bits, byte* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), bytes);
     pack_16(codes, bits, p);
   }
-}
-KVC_SIMD int32 sum_of_words(words x) {
-  const __m256i a =
-      _mm256_add_epi32(_mm512_maskz_extracti64x4_epi64(all_8, x, 0), _mm512_maskz_extracti64x4_epi64(all_8, x, 1));
-  const __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-  const __m128i c = _mm_add_epi32(b, _mm_unpackhi_epi64(b, b));
-  return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 1)));
 }
 KVC_SIMD words load_mask(const uint8* p) {
   return _mm512_maskz_cvtepi8_epi32(all_16, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

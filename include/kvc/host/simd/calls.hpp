@@ -3,6 +3,7 @@
 
 #include "kvc/attention/state.hpp"
 #include "kvc/core/dtype.hpp"
+#include "kvc/quant/concept.hpp"
 
 // What the kernels of host/simd take: plain data, the same for all compositions and instruction sets. Rows of a tile
 // come in blocks of 16, in the order of the sequence; rows of a block lie `pitch` bytes apart.
@@ -51,7 +52,7 @@ struct score_codes_call {
   const float* middle;  ///< [16 blocks]
   float* scores;        ///< [queries][score_pitch]
   int64 score_pitch;
-  byte* buffer;  ///< score_buffer_bytes(words, blocks)
+  byte* buffer;  ///< 64 x blocks x words, rounded up to whole chunks of 32 bytes of codes
 };
 
 struct sum_codes_call {
@@ -65,7 +66,7 @@ struct sum_codes_call {
   int queries;
   float* o;  ///< [queries][o_pitch], room for whole chunks of 32 bytes of codes
   int64 o_pitch;
-  byte* buffer;  ///< sum_buffer_bytes(blocks)
+  byte* buffer;  ///< 2 x blocks x 16 x 64
 };
 
 /// Rows to be encoded as integers with constants in fp16 per row and group (quant/integer.hpp).
@@ -77,7 +78,7 @@ struct encode_call {
   int width;
   int group;  ///< channels, a multiple of 16 that divides the width
   int bits;
-  int grid;  ///< 0 affine, 1 symmetric, 2 midrise
+  quant::grid grid;
 };
 
 /// 16 codes of any number of bits, packed.

@@ -4,7 +4,7 @@
 // inside its namespace. Groups are taken 16 at a time: their extremes in 16 vectors, then one vector of constants.
 
 /// The stored constants of 16 groups (integer_grid::choose), from their extremes and the largest magnitude's bits.
-template <int Grid>
+template <quant::grid Grid>
 KVC_SIMD void choose_constants(floats low, floats high, words magnitude, int bits, words& scale, words& offset,
                                floats& zero, floats& inverse) {
   const float levels = static_cast<float>(1 << bits);
@@ -13,7 +13,7 @@ KVC_SIMD void choose_constants(floats low, floats high, words magnitude, int bit
   floats extent = zeros();
   offset = word_zeros();
   zero = zeros();
-  if constexpr (Grid == 0) {
+  if constexpr (Grid == quant::affine) {
     offset = half_below(keep(low, is_finite));
     zero = keep(add(half_values(offset), zeros()), is_finite);  // never -0
     offset = and_words(half_bits(zero), broadcast_word(0xffff));
@@ -22,7 +22,9 @@ KVC_SIMD void choose_constants(floats low, floats high, words magnitude, int bit
     extent = less_of(largest, greater_of(subtract(zeros(), low), high));
   }
   const words is_positive = and_words(below(zeros(), extent), is_finite);
-  const floats step = divide(extent, broadcast(Grid == 0 ? levels - 1 : Grid == 1 ? levels / 2 - 1 : levels / 2));
+  const floats step = divide(extent, broadcast(Grid == quant::affine      ? levels - 1
+                                               : Grid == quant::symmetric ? levels / 2 - 1
+                                                                          : levels / 2));
   scale = half_above(keep(greater_of(step, broadcast(1.17549435e-38f)), is_positive));
   const floats value = half_values(scale);
   inverse = keep(divide(broadcast(1.0f), value), below(zeros(), value));
@@ -30,11 +32,11 @@ KVC_SIMD void choose_constants(floats low, floats high, words magnitude, int bit
 }
 
 /// Codes of 16 channels.
-template <int Grid>
+template <quant::grid Grid>
 KVC_SIMD words codes_of(floats x, floats zero, floats inverse, float levels) {
-  if constexpr (Grid == 0) {
+  if constexpr (Grid == quant::affine) {
     return nearest(less_of(greater_of(multiply(subtract(x, zero), inverse), zeros()), broadcast(levels - 1)));
-  } else if constexpr (Grid == 1) {
+  } else if constexpr (Grid == quant::symmetric) {
     const floats y = greater_of(multiply(x, inverse), broadcast(1 - levels / 2));
     return add_words(nearest(less_of(y, broadcast(levels / 2 - 1))), broadcast_word(static_cast<int32>(levels) / 2));
   } else {
@@ -43,10 +45,10 @@ KVC_SIMD words codes_of(floats x, floats zero, floats inverse, float levels) {
   }
 }
 
-template <int Grid>
+template <quant::grid Grid>
 KVC_SIMD void encode_grid(const encode_call& c) {
   const int groups = c.width / c.group;
-  const int constant_halves = Grid == 0 ? 2 : 1;
+  const int constant_halves = Grid == quant::affine ? 2 : 1;
   const float levels = static_cast<float>(1 << c.bits);
   for (int begin = 0; begin < c.rows * groups; begin += 16) {
     const int count = min_of(16, c.rows * groups - begin);
@@ -87,7 +89,7 @@ KVC_SIMD void encode_grid(const encode_call& c) {
       const int at = begin + i;
       byte* constants = c.constants[at / groups] + at % groups * 2 * constant_halves;
       __builtin_memcpy(constants, &scale_bits[i], 2);
-      if (Grid == 0) __builtin_memcpy(constants + 2, &offset_bits[i], 2);
+      if (Grid == quant::affine) __builtin_memcpy(constants + 2, &offset_bits[i], 2);
       const float* x = c.x[at / groups] + at % groups * c.group;
       byte* codes = c.codes[at / groups] + at % groups * c.group * c.bits / 8;
       const floats z = broadcast(zero[i]);
@@ -100,11 +102,12 @@ KVC_SIMD void encode_grid(const encode_call& c) {
 }
 
 inline void encode(const encode_call& c) {
-  if (c.grid == 0) {
-    encode_grid<0>(c);
-  } else if (c.grid == 1) {
-    encode_grid<1>(c);
-  } else {
-    encode_grid<2>(c);
+  switch (c.grid) {
+    case quant::affine:
+      return encode_grid<quant::affine>(c);
+    case quant::symmetric:
+      return encode_grid<quant::symmetric>(c);
+    case quant::midrise:
+      return encode_grid<quant::midrise>(c);
   }
 }

@@ -196,11 +196,6 @@ KVC_SIMD words greatest_words_each(const floats (&v)[16]) {
     return y;
   });
 }
-KVC_SIMD int32 sum_of_words(const words& x) {
-  uint32 y = 0;
-  for (int i = 0; i < 16; ++i) y += static_cast<uint32>(x.lane[i]);
-  return static_cast<int32>(y);
-}
 
 // ---- bytes
 /// The low bytes of 16 words.

@@ -4,62 +4,23 @@
 #include <atomic>
 
 #include "kvc/core/status.hpp"
-#include "kvc/host/simd/avx2.hpp"
-#include "kvc/host/simd/avx512.hpp"
-#include "kvc/host/simd/portable.hpp"
+#include "kvc/host/simd/calls.hpp"
+#include "kvc/host/simd/instruction_set.hpp"
+#if !defined(KVC_SEPARATE_KERNELS)
+#include "kvc/host/simd/kernels.inl"
+#endif
 
 // Which instruction set the host's kernels use. One binary holds all of them; the best one that the machine has is
-// taken, without compiler flags.
+// taken, without compiler flags. They are compiled wherever attention is used; a program of many sources may define
+// KVC_SEPARATE_KERNELS for all of them and include kvc/host/simd/kernels.inl in one.
 
 namespace kvc::inline v0_1::host {
 
-enum class instruction_set {
-  portable,
-  avx2,    ///< AVX2, FMA, F16C
-  avx512,  ///< AVX-512 F, BW, VL, DQ and VNNI
-};
-
-inline const char* name_of(instruction_set set) {
-  switch (set) {
-    case instruction_set::portable:
-      return "portable";
-    case instruction_set::avx2:
-      return "AVX2";
-    case instruction_set::avx512:
-      return "AVX-512 VNNI";
-  }
-  return "unknown";
-}
-
-/// Whether this machine has it.
-inline bool has(instruction_set set) {
-#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // F16C came with them
-  if (set == instruction_set::avx2) return avx2;
-  if (set == instruction_set::avx512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
-  }
-#endif
-  return set == instruction_set::portable;
-}
-
-inline instruction_set best_instruction_set() {
-  if (has(instruction_set::avx512)) return instruction_set::avx512;
-  return has(instruction_set::avx2) ? instruction_set::avx2 : instruction_set::portable;
-}
-
 namespace detail {
 
-inline const kernel_table* table_of(instruction_set set) {
-#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
-  if (set == instruction_set::avx512) return &avx512::table;
-  if (set == instruction_set::avx2) return &avx2::table;
+#if defined(KVC_SEPARATE_KERNELS)
+const kernel_table* table_of(instruction_set set);
 #endif
-  return &portable::table;
-}
 
 inline std::atomic<instruction_set>& chosen_set() {
   static std::atomic<instruction_set> set{best_instruction_set()};

@@ -47,7 +47,7 @@ std::vector<engine::cache_entry> choose_caches(const options& options, int head_
     } catch (const std::invalid_argument& problem) {
       if (options.all_caches && name != reference_name) continue;
       throw wrong_use(problem.what());
-    } catch (const std::runtime_error&) {
+    } catch (const std::exception&) {
       // It is there, and lacks only the samples that it will have.
     }
     out.push_back(find_cache(name));

@@ -13,6 +13,7 @@
 //   broadcast(x)            the first thread's x
 //   exchange(x, bits)       the x of the thread whose rank differs in these bits
 //   part<N>()               the aligned team of N threads that this thread is in; N a power of two that divides size()
+//   rotate<Width, Block>(x) if it has that: a faster rotation (quant/rotated.hpp), of the same bits
 //
 // A team function is entered by all threads, after its inputs are visible to all of them, and left with its outputs
 // visible to all of them. Rows of teams of more than one thread lie in memory that they share. cuda/team.cuh has the

@@ -4,6 +4,7 @@
 #include "kvc/cache/append.hpp"
 #include "kvc/host/simd/compiled.hpp"
 #include "kvc/quant/integer.hpp"
+#include "kvc/quant/rotated.hpp"
 
 // Appending a step's rows to a composed cache, on the host. A work item is one page of one stream of one stored head.
 
@@ -25,65 +26,124 @@ struct encodes_rows<Stream, quant::integer<Bits, Group, Grid, quant::per_token, 
   static constexpr bool value = Stream::exact_rows == 0 && group % 16 == 0 && Stream::width % group == 0;
 };
 
-/// The rows (token, head) from `first` on, of tokens from `begin` on, into the stored space. x[i]: where row i is.
+inline void prefetch_bytes(const byte* p, int bytes) {
+  for (int i = 0; p != nullptr && i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
+/// The signs of a rotation.
+template <int Width>
+struct rotation_signs {
+  float value[Width];
+  constexpr rotation_signs() : value() {
+    for (int i = 0; i < Width; ++i) value[i] = quant::hadamard_sign(i);
+  }
+};
+template <int Width>
+inline constexpr rotation_signs<Width> signs_of{};
+
+/// One thread that rotates rows by the kernels of host/simd.
+struct kernel_team : serial_team {
+#if !defined(__CUDACC__)  // for nvcc, what calls it may run on a device
+  template <int Width, int Block>
+  requires(Block % 16 == 0) void rotate(float* x) const {
+    const rotate_call call{x, signs_of<Width>.value, Width, Block, 1.0f / sqrt_of(static_cast<float>(Block))};
+    kernels().rotate(call);
+  }
+#endif
+};
+
+/// A row of a step: its head, its place, and where its input is.
+struct coded_row {
+  int64 input;
+  int64 position;
+  int64 block;
+  int64 in_page;
+  int head;
+};
+
+/// Rows into the stored space. x[i]: where row i is.
 template <class Spec, bool First, class T, row_preparation Params>
 void transform_rows(const cache_view<Spec>& view, int slot, const rows_view<const T>& rows, const Params& params,
-                    int64 committed, int64 begin, int64 first, int count, float* stored, const float** x) {
+                    const coded_row* at, int count, float* stored, const float** x, const byte* const* ahead) {
   using stream_type = stream_of<Spec, First>;
-  const int heads = view.model.stored_heads();
   compiled([&] {
-    float model_row[stream_type::model_width];
     for (int i = 0; i < count; ++i) {
-      const int64 t = begin + (first + i) / heads;
-      const int head = static_cast<int>((first + i) % heads);
-      const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(view, slot, head);
-      kvc::detail::load_row<Spec, First>(rows, t - committed, head, view.model.merged(), constants.merge_weights,
-                                         params, t, model_row);
+      prefetch_bytes(ahead[i], stream_type::model_width * static_cast<int>(sizeof(T)));
+      const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(view, slot, at[i].head);
       float* to = stored + i * stream_type::width;
-      transform<stream_type>::store(model_row, to, constants.transform);
+      const auto load = [&](float* row) {
+        kvc::detail::load_row<Spec, First>(rows, at[i].input, at[i].head, view.model.merged(), constants.merge_weights,
+                                           params, at[i].position, row);
+      };
+      if constexpr (transform<stream_type>::dims_are_identity) {
+        load(to);
+        transform<stream_type>::store_in_place(to, constants.transform, kernel_team{});
+      } else {
+        float model_row[stream_type::model_width];
+        load(model_row);
+        transform<stream_type>::store(model_row, to, constants.transform, kernel_team{});
+      }
       x[i] = to;
     }
   });
 }
 
-/// append_page of all heads for such a stream. A token's heads lie side by side in the input, and so they are read:
-/// rows are transformed and encoded 16 at a time, of one head or of several.
-template <class Spec, bool First, class T, row_preparation Params>
-void append_coded_page(const cache_view<Spec>& view, const step_view& step, int index, int slot,
-                       const rows_view<const T>& rows, int64 page, const Params& params) {
+/// append_page for such a stream, of the rows row_at(0) to row_at(count - 1): transformed and encoded 16 at a time.
+/// Input is asked for 16 rows ahead, up to row `known`: machines do not foresee it.
+template <class Spec, bool First, class T, row_preparation Params, class RowAt>
+void append_coded_rows(const cache_view<Spec>& view, int slot, const rows_view<const T>& rows, const Params& params,
+                       int count, int64 known, const RowAt& row_at) {
   using stream_type = stream_of<Spec, First>;
   using encoder = encodes_rows<stream_type>;
   constexpr int width = stream_type::width;
   constexpr int at_once = 16;
   constexpr bool is_as_given = __is_same(T, float) && !Params::prepares && transform<stream_type>::is_identity;
-  const int merged = view.model.merged();
   const int heads = view.model.stored_heads();
-  const int64 committed = step.seq_lens[index];
-  const int64 begin = max_of(page * Spec::tokens_per_page, committed);
-  const int64 end = min_of((page + 1) * Spec::tokens_per_page, committed + step.rows(index));
+  const bool is_plain = view.model.merged() == 1;
+  const bool is_ready = is_as_given && is_plain;
   alignas(64) float stored[at_once * width];
+  coded_row at[at_once];
+  coded_row next[at_once];
   const float* x[at_once];
   byte* codes[at_once];
   byte* constants[at_once];
-  const bool is_ready = is_as_given && merged == 1;
-  const int64 count = (end - begin) * heads;
-  for (int64 first = 0; first < count; first += at_once) {
-    const int n = static_cast<int>(min_of<int64>(at_once, count - first));
+  const byte* ahead[at_once];
+  for (int i = 0; i < min_of(at_once, count); ++i) next[i] = row_at(i);
+  for (int first = 0; first < count; first += at_once) {
+    const int n = min_of(at_once, count - first);
     for (int i = 0; i < n; ++i) {
-      const int64 t = begin + (first + i) / heads;
-      const int head = static_cast<int>((first + i) % heads);
-      const int64 in_page = t % Spec::tokens_per_page;
+      at[i] = next[i];
       byte* segment =
-          view.page(slot, step.block(index, page)) + cache_view<Spec>::template segment_offset<First>(head, heads);
-      codes[i] = segment + in_page * stream_type::row_bytes;
-      constants[i] = segment + stream_type::codes_bytes + in_page * stream_type::group_bytes;
-      if constexpr (is_as_given) x[i] = rows.at(t - committed, head);
+          view.page(slot, at[i].block) + cache_view<Spec>::template segment_offset<First>(at[i].head, heads);
+      codes[i] = segment + at[i].in_page * stream_type::row_bytes;
+      constants[i] = segment + stream_type::codes_bytes + at[i].in_page * stream_type::group_bytes;
+      if constexpr (is_as_given) x[i] = rows.at(at[i].input, at[i].head);
+      ahead[i] = nullptr;
+      if (first + i + at_once >= known) continue;
+      next[i] = row_at(first + i + at_once);
+      if (is_plain) ahead[i] = reinterpret_cast<const byte*>(rows.at(next[i].input, next[i].head));
     }
-    if (!is_ready) {
-      transform_rows<Spec, First>(view, slot, rows, params, committed, begin, first, n, stored, x);
-    }
-    kernels().encode({x, codes, constants, n, width, encoder::group, encoder::bits, encoder::grid});
+    if (!is_ready) transform_rows<Spec, First>(view, slot, rows, params, at, n, stored, x, ahead);
+    kernels().encode(
+        {x, is_ready ? ahead : nullptr, codes, constants, n, width, encoder::group, encoder::bits, encoder::grid});
   }
+}
+
+/// The rows of all heads of one page. A token's heads lie side by side in the input, and so they are read.
+template <class Spec, bool First, class T, row_preparation Params>
+void append_coded_page(const cache_view<Spec>& view, const step_view& step, int index, int slot,
+                       const rows_view<const T>& rows, int64 page, const Params& params) {
+  const int heads = view.model.stored_heads();
+  const int64 committed = step.seq_lens[index];
+  const int64 begin = max_of(page * Spec::tokens_per_page, committed);
+  const int64 end = committed + step.rows(index);
+  const int64 block = step.block(index, page);
+  const int64 tokens = min_of((page + 1) * Spec::tokens_per_page, end) - begin;
+  append_coded_rows<Spec, First>(view, slot, rows, params, static_cast<int>(tokens) * heads, (end - begin) * heads,
+                                 [&](int n) {
+                                   const int64 t = begin + n / heads;
+                                   return coded_row{t - committed, t, block, t % Spec::tokens_per_page, n % heads};
+                                 });
 }
 
 template <class Spec, bool First, class T, row_preparation Params>
@@ -108,6 +168,28 @@ void append_stream(const cache_view<Spec>& view, const step_view& step, int slot
         }
       }
     }
+  }
+}
+
+/// Row r of the input at a slot of its own: a step of one row of a sequence whose table names its block.
+template <class Spec, bool First, class T>
+void append_slot(const cache_view<Spec>& view, int slot, const rows_view<const T>& rows, int64 r, int64 at) {
+  const int heads = view.model.stored_heads();
+  const int64 offset = at % Spec::tokens_per_page;
+  const int64 place = at / Spec::tokens_per_page;
+  if constexpr (encodes_rows<stream_of<Spec, First>>::value) {
+    append_coded_rows<Spec, First>(view, slot, rows, rows_as_given{}, heads, heads, [&](int n) {
+      return coded_row{r, offset, place, offset, n};
+    });
+  } else {
+    const int32 block = static_cast<int32>(place);
+    const int64 indptr[2] = {0, 1};
+    const step_view one{1, nullptr, &offset, indptr, &block, 1};
+    compiled([&] {
+      for (int head = 0; head < heads; ++head) {
+        append_page<Spec, First>(stream_rows<Spec, First>(view, one, 0, slot, head), rows.from(r), 0);
+      }
+    });
   }
 }
 
@@ -198,18 +280,11 @@ status append_slots(const cache_view<Spec>& view, int layer, rows_view<const T> 
       second = k;
       second.data += Spec::first_stream::model_width;
     }
-    // Each row is a step of its own: a sequence of one row at the offset of its page, whose table names its block.
+    const int slot = view.model.slot(layer);
     for (int64 r = part.index; r < rows; r += part.count) {
       if (slot_mapping[r] < 0) continue;
-      const int32 block = static_cast<int32>(slot_mapping[r] / Spec::tokens_per_page);
-      const int64 offset = slot_mapping[r] % Spec::tokens_per_page;
-      const int64 indptr[2] = {0, 1};
-      const step_view one{1, nullptr, &offset, indptr, &block, 1};
-      for (int head = 0; head < view.model.stored_heads(); ++head) {
-        const int slot = view.model.slot(layer);
-        append_page<Spec, true>(stream_rows<Spec, true>(view, one, 0, slot, head), k.from(r), 0);
-        append_page<Spec, false>(stream_rows<Spec, false>(view, one, 0, slot, head), second.from(r), 0);
-      }
+      detail::append_slot<Spec, true>(view, slot, k, r, slot_mapping[r]);
+      detail::append_slot<Spec, false>(view, slot, second, r, slot_mapping[r]);
     }
     return status::ok;
   }

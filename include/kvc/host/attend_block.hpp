@@ -47,7 +47,7 @@ struct attend_block {
   float* queries;            ///< [queries][query_pitch], folded
   float* constants;          ///< [queries], what folding adds to every score
   float* factors;            ///< [queries], for what was summed before a tile
-  float* sums[2];            ///< [queries][value_pitch]: the split's, the item's
+  float* sums[2];            ///< [queries][sum_pitch]: the split's, the item's
   softmax_state* states[2];  ///< [queries]
   float* scores;             ///< [queries][most_rows]
   float* extra_scores;       ///< the same, of a second stream with exact rows
@@ -80,8 +80,8 @@ struct attend_block {
       return p;
     };
     queries = take(count * shape::query_pitch);
-    sums[0] = take(count * shape::value_pitch);
-    sums[1] = take(count * shape::value_pitch);
+    sums[0] = take(count * shape::sum_pitch);
+    sums[1] = take(count * shape::sum_pitch);
     scores = take(count * shape::most_rows);
     extra_scores = take(shape::has_extra_scores ? count * shape::most_rows : 0);
     first.sealed = take(shape::template fp32_rows<shape::first_is_packed> * first_tile::pitch);
@@ -98,9 +98,10 @@ struct attend_block {
     if constexpr (shape::first_is_packed) at = first_codes.carve(at, count);
     if constexpr (shape::second_is_packed) at = second_codes.carve(at, count);
     if constexpr (shape::values_are_packed) at = code_sums.carve(at, count);
-    if constexpr (shape::has_codes) buffer = bytes(shape::code_buffer_bytes());
+    if constexpr (shape::values_are_packed) buffer = bytes(shape::code_buffer_bytes());
   }
 
+  float* sums_of(int which, int query) const { return sums[which] + static_cast<int64>(query) * shape::sum_pitch; }
   const float* first_constants(int head) const { return view.calibration.first(slot, head); }
   const float* second_constants(int head) const { return view.calibration.second(slot, head); }
 
@@ -227,7 +228,7 @@ struct attend_block {
           for (int r = 0; r < t.blocks() * block_rows; ++r) to[static_cast<int64>(i) * shape::most_rows + r] = 0;
         }
       }
-      packed.score(kernels, at, t.begin, t.blocks(), folded, count, shape::query_pitch, to, shape::most_rows, buffer);
+      packed.score(kernels, at, t.begin, t.blocks(), folded, count, shape::query_pitch, to, shape::most_rows);
       if constexpr (Tile::stream_type::exact_rows > 0) score_rows<false>(t, tile, folded, to, exact_parts);
     } else {
       score_rows<Add>(t, tile, folded, to, all_parts);
@@ -269,8 +270,7 @@ struct attend_block {
     const int per_mask = t.is_uniform ? count : view.model.group();
     for (int i = 0; i < count; ++i) {
       if (factors[i] == 1.0f) continue;
-      kernels.rescale(sums[0] + static_cast<int64>(i) * shape::value_pitch, shape::value_pitch, factors[i]);
-      if constexpr (Codes) code_sums.rescale(i, factors[i]);
+      kernels.rescale(sums_of(0, i), shape::sum_pitch, factors[i]);
     }
     const auto sum_rows = [&](const auto& wanted) {
       for_queries(t, [&](const seen_rows& s) {
@@ -278,15 +278,14 @@ struct attend_block {
           if (!wanted(part)) return;
           kernels.sum_tile({scores + static_cast<int64>(s.begin) * shape::most_rows + part.begin, s.count,
                             shape::most_rows, value_tile().rows(part), part.end - part.begin, shape::value_pitch,
-                            shape::value_pitch, sums[0] + static_cast<int64>(s.begin) * shape::value_pitch,
-                            shape::value_pitch});
+                            shape::value_pitch, sums_of(0, s.begin), shape::sum_pitch});
         });
       });
     };
     if constexpr (Codes) {
       const auto& packed = value_codes();
       code_sums.add(kernels, packed, t.blocks(), scores, count, shape::most_rows, is_masked ? sealed : nullptr,
-                    shape::most_rows, per_mask, sums[0], shape::value_pitch, buffer);
+                    shape::most_rows, per_mask, sums[0] + shape::value_pitch, shape::sum_pitch, buffer);
       if constexpr (value_stream::exact_rows > 0) sum_rows(exact_parts);
     } else {
       sum_rows(all_parts);
@@ -334,12 +333,12 @@ struct attend_block {
   template <bool Codes, bool First, class Tile, class Packed>
   void load_stream(const tile_rows& t, const stream_rows<Spec, First>& at, Tile& tile, Packed& packed, int64 latest,
                    const float* stream_constants) {
-    tile.prefetch(at, t.end, min_of(t.end + t.end - t.begin, latest + 1));
+    if constexpr (!Codes) tile.prefetch(at, t.end, min_of(t.end + t.end - t.begin, latest + 1));
     if constexpr (Codes) {
       if constexpr (Packed::is_expanded) {
-        compiled([&] { packed.load(kernels, at, t.begin, t.blocks()); });
+        compiled([&] { packed.load(kernels, at, t.begin, t.blocks(), latest + 1); });
       } else {
-        packed.load(kernels, at, t.begin, t.blocks());
+        packed.load(kernels, at, t.begin, t.blocks(), latest + 1);
       }
       tile.load_exact(at, t.begin, t.end, t.earliest + 1, stream_constants, params.rotary);
     } else if constexpr (lies_as_fp32<Tile>) {

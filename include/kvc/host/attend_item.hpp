@@ -46,6 +46,7 @@ struct attend_call : attend_block<Spec, T> {
   using block_type::states;
   using block_type::step;
   using block_type::sums;
+  using block_type::sums_of;
   using block_type::view;
 
   // ---- one split
@@ -53,12 +54,10 @@ struct attend_call : attend_block<Spec, T> {
   /// One split of rows for the block of query rows [row, row + rows) of sequence i: into states[0], sums[0].
   template <bool Codes>
   void attend_split(int i, int head, int64 row, int rows, int64 split) {
-    constexpr bool sums_codes = Codes && shape::values_are_packed;
     constexpr int step_rows = Codes ? shape::most_rows : shape::plain_rows;
     const int group = view.model.group();
     for (int n = 0; n < rows * group; ++n) {
-      attention_state{states[0] + n, sums[0] + static_cast<int64>(n) * shape::value_pitch, shape::value_pitch}.clear();
-      if constexpr (sums_codes) code_sums.clear(n);
+      attention_state{states[0] + n, sums_of(0, n), shape::sum_pitch}.clear();
     }
     const stream_rows<Spec, true> first_rows(view, step, i, slot, head);
     const stream_rows<Spec, false> second_rows(view, step, i, slot, head);
@@ -73,11 +72,6 @@ struct attend_call : attend_block<Spec, T> {
       this->template attend_tile<Codes>({tile, tile_end, earliest, rows, is_uniform(tile, tile_end, earliest, latest)},
                                         first_rows, second_rows, head);
     }
-    if constexpr (sums_codes) {
-      for (int n = 0; n < rows * group; ++n) {
-        code_sums.finish(n, sums[0] + static_cast<int64>(n) * shape::value_pitch);
-      }
-    }
   }
 
   /// Output and lse of query n of a block from its state.
@@ -85,6 +79,7 @@ struct attend_call : attend_block<Spec, T> {
     const int group = view.model.group();
     const int query_head = head * group + n % group;
     const int64 query_row = row + n / group;
+    if constexpr (shape::values_are_packed) decltype(code_sums)::finish(o + shape::value_pitch, o);
     softmax_state total = part;
     if (params.sink_logits != nullptr) {
       const attention_state with_sink{&total, o, shape::value_pitch};
@@ -132,8 +127,8 @@ struct attend_call : attend_block<Spec, T> {
         const softmax_state state = ran ? states[0][n] : softmax_state{};
         at[0] = state.m;
         at[1] = state.l;
-        const float* o = sums[0] + static_cast<int64>(n) * shape::value_pitch;
-        for (int c = 0; c < shape::value_pitch; ++c) at[2 + c] = ran ? o[c] : 0.0f;
+        const float* o = sums_of(0, n);
+        for (int c = 0; c < shape::sum_pitch; ++c) at[2 + c] = ran ? o[c] : 0.0f;
       }
       return;
     }
@@ -141,7 +136,7 @@ struct attend_call : attend_block<Spec, T> {
     for (int64 s = 0; s * split_rows < length; ++s) {
       attend(s);
       for (int n = 0; n < rows * group; ++n) {
-        total(n).merge(states[0][n], sums[0] + static_cast<int64>(n) * shape::value_pitch);
+        total(n).merge(states[0][n], sums_of(0, n));
       }
     }
     for (int n = 0; n < rows * group; ++n) finish(n, head, first_row, states[1][n], total(n).o);
@@ -152,9 +147,7 @@ struct attend_call : attend_block<Spec, T> {
       second_codes.quantize(kernels, queries + first_tile::pitch, count, shape::query_pitch);
     }
   }
-  attention_state total(int n) const {
-    return {states[1] + n, sums[1] + static_cast<int64>(n) * shape::value_pitch, shape::value_pitch};
-  }
+  attention_state total(int n) const { return {states[1] + n, sums_of(1, n), shape::sum_pitch}; }
 
   /// The items of this slice.
   void run(slice part) {

@@ -29,6 +29,13 @@ struct attend_shape {
   static constexpr bool second_is_packed =
       packed_stream<Spec, false>::fits() && (is_latent || !packed_form_of<Spec, false>::is_per_channel);
   static constexpr bool has_codes = first_is_packed || second_is_packed;
+  static constexpr bool values_are_packed = is_latent ? first_is_packed : second_is_packed;
+
+  /// Floats of a query's sums: of fp32 rows, and of codes in their own order.
+  static constexpr int sum_pitch = [] {
+    if constexpr (values_are_packed) return value_pitch + packed_sums<Spec, is_latent>::pitch;
+    return value_pitch;
+  }();
 
   /// Rows of a tile of fp32 alone, and of one with codes.
   static constexpr int plain_rows = first_tile::pitch > 256 ? 16
@@ -48,7 +55,7 @@ struct attend_shape {
   /// Bytes of one slice's scratch.
   static int64 scratch_bytes(int group) {
     const int64 queries = block_queries(group);
-    const int64 floats = queries * (query_pitch + 2 + 2 * (value_pitch + 2) + (has_extra_scores ? 2 : 1) * most_rows) +
+    const int64 floats = queries * (query_pitch + 2 + 2 * (sum_pitch + 2) + (has_extra_scores ? 2 : 1) * most_rows) +
                          fp32_rows<first_is_packed> * first_tile::pitch +
                          fp32_rows<second_is_packed> * second_tile::pitch +
                          exact_rows<typename Spec::first_stream> * first_tile::pitch +
@@ -57,19 +64,13 @@ struct attend_shape {
     if constexpr (first_is_packed) bytes += packed_rows<Spec, true>::scratch_bytes(queries);
     if constexpr (second_is_packed) bytes += packed_rows<Spec, false>::scratch_bytes(queries);
     if constexpr (values_are_packed) bytes += packed_sums<Spec, is_latent>::scratch_bytes(queries);
-    if constexpr (has_codes) bytes += code_buffer_bytes();
+    if constexpr (values_are_packed) bytes += code_buffer_bytes();
     return bytes;
   }
-  static constexpr bool values_are_packed = is_latent ? first_is_packed : second_is_packed;
-  /// Bytes that the kernels part codes into.
-  static constexpr int64 code_buffer_bytes() {
-    int64 bytes = 2 * tile_blocks * 16 * 64;
-    if constexpr (first_is_packed) bytes = max_of(bytes, packed_rows<Spec, true>::buffer_bytes());
-    if constexpr (second_is_packed) bytes = max_of(bytes, packed_rows<Spec, false>::buffer_bytes());
-    return bytes;
-  }
+  /// Bytes that sum_codes interleaves codes in.
+  static constexpr int64 code_buffer_bytes() { return tile_blocks * 1024; }
   /// Floats of one partial result: o, m, l.
-  static constexpr int partial_floats = value_pitch + 2;
+  static constexpr int partial_floats = sum_pitch + 2;
 };
 
 /// How a step's attend is cut into items.

@@ -133,6 +133,8 @@ struct rotated {
   KVC_HD static void forward(float* x, const float* /*constants*/, Team team = {}) {
     if constexpr (Team::size() > 1) {
       detail::butterflies<Width, block<Width>, 1, detail::signs::before>(x, team);
+    } else if constexpr (requires { team.template rotate<Width, block<Width>>(x); }) {
+      team.template rotate<Width, block<Width>>(x);
     } else {
       for (int i = 0; i < Width; ++i) x[i] *= hadamard_sign(i);
       for (int b = 0; b < Width; b += block<Width>) hadamard<block<Width>>(x + b);

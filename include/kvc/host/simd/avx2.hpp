@@ -26,6 +26,10 @@ namespace kvc::inline v0_1::host::detail::avx2 {
 
 inline constexpr int queries_at_once = 2;
 inline constexpr int vectors_at_once = 2;
+inline constexpr int score_queries = 4;
+inline constexpr int sum_queries = 2;
+inline constexpr int sum_vectors = 2;
+inline constexpr bool has_own_nibbles = false;
 
 struct floats {
   __m256 a, b;
@@ -100,6 +104,13 @@ KVC_SIMD floats with_sign_of(floats x, floats y) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_or_ps(y.a, _mm256_and_ps(x.a, sign)), _mm256_or_ps(y.b, _mm256_and_ps(x.b, sign))};
 }
+template <int Half>
+KVC_SIMD floats exchange(floats x) {
+  if constexpr (Half == 8) return {x.b, x.a};
+  if constexpr (Half == 4) return {_mm256_permute2f128_ps(x.a, x.a, 0x01), _mm256_permute2f128_ps(x.b, x.b, 0x01)};
+  constexpr int order = Half == 1 ? 0xb1 : 0x4e;
+  return {_mm256_permute_ps(x.a, order), _mm256_permute_ps(x.b, order)};
+}
 KVC_SIMD float sum_of(floats x) {
   const __m256 a = _mm256_add_ps(x.a, x.b);
   const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -153,9 +164,8 @@ KVC_SIMD words add_words(words x, words y) {
 KVC_SIMD words and_words(words x, words y) {
   return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
 }
-template <int Bits>
-KVC_SIMD words shift_right(words x) {
-  return {_mm256_srli_epi32(x.a, Bits), _mm256_srli_epi32(x.b, Bits)};
+KVC_SIMD words shift_right(words x, words bits) {
+  return {_mm256_srlv_epi32(x.a, bits.a), _mm256_srlv_epi32(x.b, bits.b)};
 }
 KVC_SIMD words shift_left_23(words x) {
   return {_mm256_slli_epi32(x.a, 23), _mm256_slli_epi32(x.b, 23)};
@@ -198,20 +208,48 @@ KVC_SIMD __m128i low_bytes(words x) {
   const __m256i bytes = _mm256_packus_epi16(pairs, pairs);  // words 0-3, 8-11, .. | 4-7, 12-15, ..
   return _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5)));
 }
-KVC_SIMD void store_bytes(words x, uint8* p) {
+KVC_SIMD __m256i pack_halves(__m256i a, __m256i b, __m256i c, __m256i d) {
+  return _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+}
+KVC_SIMD words pack_words(const words (&w)[4]) {
+  return {pack_halves(w[0].a, w[1].a, w[2].a, w[3].a), pack_halves(w[0].b, w[1].b, w[2].b, w[3].b)};
+}
+KVC_SIMD void store_lanes(words x, void* p, int64 stride) {
+  byte* to = static_cast<byte*>(p);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(x.a));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + stride), _mm256_extracti128_si256(x.a, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * stride), _mm256_castsi256_si128(x.b));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 3 * stride), _mm256_extracti128_si256(x.b, 1));
+}
+template <int Parts>
+KVC_SIMD void store_weights(words x, uint8* p) {
+  if constexpr (Parts == 8) {
+    store_lanes(x, p, 32);
+  } else if constexpr (Parts == 4) {
+    store_words(x, p);
+  } else {
+    uint32 lane[16];
+    store_words(x, lane);
+    for (int i = 0; i < 16; ++i) {
+      __builtin_memcpy(p + 4 * (i % 4 / Parts * 4 * Parts + i / 4 * Parts + i % Parts), lane + i, 4);
+    }
+  }
+}
+KVC_SIMD void store_bytes(words x, int8* p) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low_bytes(x));
 }
 template <int Fields>
-KVC_SIMD __m128i query_order(__m128i x) {
-  if constexpr (Fields == 2)
-    return _mm_shuffle_epi8(x, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
-  if constexpr (Fields == 4)
-    return _mm_shuffle_epi8(x, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  return x;
-}
-template <int Fields>
-KVC_SIMD void store_query(words x, int8* p) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), query_order<Fields>(low_bytes(x)));
+KVC_SIMD words query_order(words x) {
+  if constexpr (Fields == 1) return x;
+  const __m256i even_odd = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+  x = {_mm256_permutevar8x32_epi32(x.a, even_odd), _mm256_permutevar8x32_epi32(x.b, even_odd)};
+  if constexpr (Fields == 2) return x;
+  // Now 0 2 4 6 1 3 5 7: every other of it, from both halves.
+  const __m256i even = _mm256_castps_si256(
+      _mm256_shuffle_ps(_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b), 0x88));  // 0 4 8 12 1 5 9 13
+  const __m256i odd = _mm256_castps_si256(
+      _mm256_shuffle_ps(_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b), 0xdd));  // 2 6 10 14 3 7 11 15
+  return {even, odd};
 }
 KVC_SIMD words load_mask(const uint8* p) {
   const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -264,23 +302,27 @@ KVC_SIMD void store_packed(words x, int bits, byte* p) {
     pack_16(codes, bits, p);
   }
 }
+KVC_SIMD void store_nibbles(const words (&w)[4], byte* p) {
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) store_packed(w[k], 4, p + 8 * k);
+}
 KVC_SIMD words broadcast_4(const void* p) {
   int32 x;
   __builtin_memcpy(&x, p, 4);
   return broadcast_word(x);
 }
-KVC_SIMD words broadcast_8(const void* p) {
-  long long x;
-  __builtin_memcpy(&x, p, 8);
-  return {_mm256_set1_epi64x(x), _mm256_set1_epi64x(x)};
+KVC_SIMD words pick_words(const void* eight, words lanes) {
+  const __m256i x = load_half(eight);
+  return {_mm256_permutevar8x32_epi32(x, lanes.a), _mm256_permutevar8x32_epi32(x, lanes.b)};
 }
 // Pairs of products stay far below 2^15, as codes are below 16: nothing saturates.
 KVC_SIMD __m256i dot_half(__m256i sum, __m256i unsigned_bytes, __m256i signed_bytes) {
   const __m256i pairs = _mm256_maddubs_epi16(unsigned_bytes, signed_bytes);
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-KVC_SIMD words dot_query(words sum, words codes, words query) {
-  return {dot_half(sum.a, codes.a, query.a), dot_half(sum.b, codes.b, query.b)};
+KVC_SIMD words dot_query(words sum, words codes, const int8* query) {
+  const words q = broadcast_4(query);
+  return {dot_half(sum.a, codes.a, q.a), dot_half(sum.b, codes.b, q.b)};
 }
 KVC_SIMD words dot_weights(words sum, words weights, words codes) {
   return {dot_half(sum.a, weights.a, codes.a), dot_half(sum.b, weights.b, codes.b)};
@@ -332,46 +374,28 @@ KVC_SIMD void interleave_half(const byte* rows, int64 pitch, __m256i (&x)[4]) {
   x[2] = _mm256_unpacklo_epi16(high0, high1);
   x[3] = _mm256_unpackhi_epi16(high0, high1);
 }
-KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, words (&x)[4]) {
-  __m256i first[4];
-  __m256i second[4];
-  interleave_half(rows, pitch, first);
-  interleave_half(rows + 4 * pitch, pitch, second);
+KVC_SIMD void join_halves(const __m256i (&low)[4], const __m256i (&high)[4], words (&x)[4]) {
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m256i low = _mm256_unpacklo_epi32(first[i], second[i]);
-    const __m256i high = _mm256_unpackhi_epi32(first[i], second[i]);
-    x[i] = {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
-  }
+  for (int j = 0; j < 4; ++j) x[j] = {low[j], high[j]};
 }
-
-/// Sums of neighbours: of a and b in turn, or four of a, then four of b.
-template <bool InTurn>
-KVC_SIMD __m256i add_neighbours(__m256i a, __m256i b) {
-  const __m256i sums = _mm256_hadd_epi32(a, b);  // a0 a1 b0 b1 | a2 a3 b2 b3
-  if constexpr (InTurn) return _mm256_shuffle_epi32(sums, 0xd8);
-  return _mm256_permute4x64_epi64(sums, 0xd8);
+KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, int bytes, words (&x)[4]) {
+  __m256i low[4];
+  __m256i high[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+  interleave_half(rows, pitch, low);
+  if (bytes > 32) interleave_half(rows + 32, pitch, high);
+  join_halves(low, high, x);
 }
-template <int Fields>
-KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
-  constexpr bool in_turn = Fields > 1;
-  const words x = {add_neighbours<in_turn>(v[0].a, v[1].a), add_neighbours<in_turn>(v[0].b, v[1].b)};
-  const words y = {add_neighbours<in_turn>(v[2].a, v[3].a), add_neighbours<in_turn>(v[2].b, v[3].b)};
-  if constexpr (Fields == 4) {
-    const __m256i low0 = _mm256_unpacklo_epi64(x.a, y.a);
-    const __m256i high0 = _mm256_unpackhi_epi64(x.a, y.a);
-    const __m256i low1 = _mm256_unpacklo_epi64(x.b, y.b);
-    const __m256i high1 = _mm256_unpackhi_epi64(x.b, y.b);
-    z[0] = {_mm256_permute2x128_si256(low0, high0, 0x20), _mm256_permute2x128_si256(low0, high0, 0x31)};
-    z[1] = {_mm256_permute2x128_si256(low1, high1, 0x20), _mm256_permute2x128_si256(low1, high1, 0x31)};
-  } else {
-    z[0] = {x.a, y.a};
-    z[1] = {x.b, y.b};
-  }
+KVC_SIMD void load_interleaved_twice(const byte* rows, int64 pitch, words (&x)[4]) {
+  __m256i low[4];
+  __m256i high[4];
+  interleave_half(rows, pitch, low);
+  interleave_half(rows + 4 * pitch, pitch, high);
+  join_halves(low, high, x);
 }
 
 #include "kvc/host/simd/codes.inl"
 #include "kvc/host/simd/encode.inl"
+#include "kvc/host/simd/softmax.inl"
 #include "kvc/host/simd/tiles.inl"
 
 inline constexpr kernel_table table = make_table();

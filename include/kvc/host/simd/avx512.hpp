@@ -27,6 +27,10 @@ namespace kvc::inline v0_1::host::detail::avx512 {
 
 inline constexpr int queries_at_once = 4;
 inline constexpr int vectors_at_once = 4;
+inline constexpr int score_queries = 16;
+inline constexpr int sum_queries = 8;
+inline constexpr int sum_vectors = 2;
+inline constexpr bool has_own_nibbles = true;
 
 // Masks of all lanes: the forms without a mask read an undefined vector, which g++ 12 warns of in its users.
 inline constexpr __mmask8 all_8 = 0xff;
@@ -93,6 +97,12 @@ KVC_SIMD words below(floats x, floats limit) {
 }
 KVC_SIMD floats with_sign_of(floats x, floats y) {
   return _mm512_or_ps(y, _mm512_and_ps(x, _mm512_set1_ps(-0.0f)));
+}
+template <int Half>
+KVC_SIMD floats exchange(floats x) {
+  if constexpr (Half == 1) return _mm512_maskz_permute_ps(all_16, x, 0xb1);
+  if constexpr (Half == 2) return _mm512_maskz_permute_ps(all_16, x, 0x4e);
+  return _mm512_maskz_shuffle_f32x4(all_16, x, x, Half == 4 ? 0xb1 : 0x4e);
 }
 KVC_SIMD float sum_of(floats x) {
   const __m256 a = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(all_8, x, 0), _mm512_maskz_extractf32x8_ps(all_8, x, 1));
@@ -174,9 +184,8 @@ KVC_SIMD words add_words(words a, words b) {
 KVC_SIMD words and_words(words a, words b) {
   return _mm512_and_si512(a, b);
 }
-template <int Bits>
-KVC_SIMD words shift_right(words x) {
-  return _mm512_maskz_srli_epi32(all_16, x, Bits);
+KVC_SIMD words shift_right(words x, words bits) {
+  return _mm512_maskz_srlv_epi32(all_16, x, bits);
 }
 KVC_SIMD floats to_floats(words x) {
   return _mm512_maskz_cvtepi32_ps(all_16, x);
@@ -190,18 +199,17 @@ KVC_SIMD words truncate(floats x) {
 KVC_SIMD words nearest(floats x) {
   return _mm512_maskz_cvtps_epi32(all_16, x);
 }
-KVC_SIMD void store_bytes(words x, uint8* p) {
+KVC_SIMD void store_bytes(words x, int8* p) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(all_16, x));
 }
 template <int Fields>
-KVC_SIMD void store_query(words x, int8* p) {
-  __m128i bytes = _mm512_maskz_cvtepi32_epi8(all_16, x);
-  if constexpr (Fields == 2) {
-    bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
-  } else if constexpr (Fields == 4) {
-    bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  }
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+KVC_SIMD words query_order(words x) {
+  if constexpr (Fields == 1) return x;
+  return _mm512_maskz_permutexvar_epi32(all_16,
+                                        Fields == 2
+                                            ? _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+                                            : _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                                        x);
 }
 KVC_SIMD words floor_of(floats x) {
   return _mm512_maskz_cvttps_epi32(all_16, _mm512_maskz_roundscale_ps(all_16, x, _MM_FROUND_TO_NEG_INF));
@@ -253,6 +261,38 @@ KVC_SIMD void store_packed(words x, int bits, byte* p) {
     pack_16(codes, bits, p);
   }
 }
+KVC_SIMD void store_nibbles(const words (&w)[4], byte* p) {
+  // Lane l of the first packing: the words 4 l to 4 l + 3 of w[0], of w[1], and so on.
+  const words bytes = _mm512_maskz_packus_epi16(all_64, _mm512_maskz_packus_epi32(all_32, w[0], w[1]),
+                                                _mm512_maskz_packus_epi32(all_32, w[2], w[3]));
+  const words pairs = _mm512_maskz_maddubs_epi16(all_32, bytes, _mm512_set1_epi16(0x1001));
+  const words order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtepi16_epi8(all_32, _mm512_maskz_permutexvar_epi32(all_16, order, pairs)));
+}
+KVC_SIMD words pack_words(const words (&w)[4]) {
+  return _mm512_maskz_packus_epi16(all_64, _mm512_maskz_packus_epi32(all_32, w[0], w[1]),
+                                   _mm512_maskz_packus_epi32(all_32, w[2], w[3]));
+}
+KVC_SIMD void store_lanes(words x, void* p, int64 stride) {
+  byte* to = static_cast<byte*>(p);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_maskz_extracti32x4_epi32(all_8, x, 0));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + stride), _mm512_maskz_extracti32x4_epi32(all_8, x, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * stride), _mm512_maskz_extracti32x4_epi32(all_8, x, 2));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 3 * stride), _mm512_maskz_extracti32x4_epi32(all_8, x, 3));
+}
+template <int Parts>
+KVC_SIMD void store_weights(words x, uint8* p) {
+  if constexpr (Parts == 8) {
+    store_lanes(x, p, 32);
+  } else if constexpr (Parts == 4) {
+    store_words(x, p);
+  } else {
+    const words order = Parts == 1 ? _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+                                   : _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    store_words(_mm512_maskz_permutexvar_epi32(all_16, order, x), p);
+  }
+}
 KVC_SIMD words load_mask(const uint8* p) {
   return _mm512_maskz_cvtepi8_epi32(all_16, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -266,14 +306,16 @@ KVC_SIMD words broadcast_4(const void* p) {
   __builtin_memcpy(&x, p, 4);
   return _mm512_set1_epi32(x);
 }
-KVC_SIMD words broadcast_8(const void* p) {
-  int64 x;
-  __builtin_memcpy(&x, p, 8);
-  return _mm512_set1_epi64(x);
+KVC_SIMD words pick_words(const void* eight, words lanes) {
+  const __m256i x = _mm256_loadu_si256(static_cast<const __m256i*>(eight));
+  return _mm512_maskz_permutexvar_epi32(all_16, lanes, _mm512_castsi256_si512(x));
 }
 // By hand: g++ 12 copies every sum before and after the builtin.
-KVC_SIMD words dot_query(words sum, words codes, words query) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(query));
+KVC_SIMD words dot_query(words sum, words codes, const int8* query) {
+  struct four {
+    int8 x[4];
+  };
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*reinterpret_cast<const four*>(query)));
   return sum;
 }
 KVC_SIMD words dot_weights(words sum, words weights, words codes) {
@@ -313,51 +355,33 @@ KVC_SIMD void load_transposed(const byte* rows, int64 pitch, words (&x)[8]) {
   }
 }
 
-KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, words (&x)[4]) {
-  words a[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) a[i] = two_rows(rows + i * pitch, rows + (i + 4) * pitch);
+KVC_SIMD void interleave(const words (&a)[4], words (&x)[4]) {
   const words b0 = _mm512_maskz_unpacklo_epi8(all_64, a[0], a[1]);
   const words b1 = _mm512_maskz_unpackhi_epi8(all_64, a[0], a[1]);
   const words b2 = _mm512_maskz_unpacklo_epi8(all_64, a[2], a[3]);
   const words b3 = _mm512_maskz_unpackhi_epi8(all_64, a[2], a[3]);
-  const words pairs = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
-  x[0] = _mm512_maskz_permutexvar_epi32(all_16, pairs, _mm512_maskz_unpacklo_epi16(all_32, b0, b2));
-  x[1] = _mm512_maskz_permutexvar_epi32(all_16, pairs, _mm512_maskz_unpackhi_epi16(all_32, b0, b2));
-  x[2] = _mm512_maskz_permutexvar_epi32(all_16, pairs, _mm512_maskz_unpacklo_epi16(all_32, b1, b3));
-  x[3] = _mm512_maskz_permutexvar_epi32(all_16, pairs, _mm512_maskz_unpackhi_epi16(all_32, b1, b3));
+  x[0] = _mm512_maskz_unpacklo_epi16(all_32, b0, b2);
+  x[1] = _mm512_maskz_unpackhi_epi16(all_32, b0, b2);
+  x[2] = _mm512_maskz_unpacklo_epi16(all_32, b1, b3);
+  x[3] = _mm512_maskz_unpackhi_epi16(all_32, b1, b3);
 }
-
-KVC_SIMD words add_lanes(words a, words b, words even, words odd) {
-  return _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b));
+KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, int bytes, words (&x)[4]) {
+  const __mmask64 mask = all_64 >> (64 - bytes);
+  words a[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) a[i] = _mm512_maskz_loadu_epi8(mask, rows + i * pitch);
+  interleave(a, x);
 }
-
-template <int Fields>
-KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
-  if constexpr (Fields == 1) {  // four lanes of a, of b, of a, of b
-    const words even = _mm512_setr_epi32(0, 2, 4, 6, 16, 18, 20, 22, 8, 10, 12, 14, 24, 26, 28, 30);
-    const words odd = _mm512_setr_epi32(1, 3, 5, 7, 17, 19, 21, 23, 9, 11, 13, 15, 25, 27, 29, 31);
-    const words a = add_lanes(v[0], v[1], even, odd);
-    const words b = add_lanes(v[2], v[3], even, odd);
-    z[0] = _mm512_maskz_shuffle_i64x2(all_8, a, b, 0x44);
-    z[1] = _mm512_maskz_shuffle_i64x2(all_8, a, b, 0xee);
-  } else {  // a and b in turn
-    const words even = _mm512_setr_epi32(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
-    const words odd = _mm512_setr_epi32(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-    const words a = add_lanes(v[0], v[1], even, odd);
-    const words b = add_lanes(v[2], v[3], even, odd);
-    if constexpr (Fields == 2) {
-      z[0] = _mm512_maskz_shuffle_i64x2(all_8, a, b, 0x44);
-      z[1] = _mm512_maskz_shuffle_i64x2(all_8, a, b, 0xee);
-    } else {
-      z[0] = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
-      z[1] = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
-    }
-  }
+KVC_SIMD void load_interleaved_twice(const byte* rows, int64 pitch, words (&x)[4]) {
+  words a[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) a[i] = two_rows(rows + i * pitch, rows + (i + 4) * pitch);
+  interleave(a, x);
 }
 
 #include "kvc/host/simd/codes.inl"
 #include "kvc/host/simd/encode.inl"
+#include "kvc/host/simd/softmax.inl"
 #include "kvc/host/simd/tiles.inl"
 
 inline constexpr kernel_table table = make_table();

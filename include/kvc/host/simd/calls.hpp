@@ -22,6 +22,7 @@ inline int32 whole_number(float x) {
 /// Packed rows of a tile.
 struct code_tile {
   const byte* block[tile_blocks];
+  const byte* next[tile_blocks];  ///< rows that will be needed after these, or null
   int64 pitch;
 };
 
@@ -32,53 +33,86 @@ struct query_group {
   int32 start;  ///< -centre x the sum of q8
 };
 
-/// One query's weights of a group in 8 bits: p x scale of the row = scale x w8.
-struct weight_group {
-  float scale;
-  int32 start;  ///< -centre x the sum of w8
+/// Weights of one query in 8 bits, for up to 8 groups: p x scale of the row = scale x w8.
+struct weight_groups {
+  float scale[8];
+  int32 start[8];  ///< -centre x the sum of w8
 };
+
+/// Weights of several groups stand together, with room for 1, 2, 4 or 8.
+constexpr int room_for(int parts) {
+  return parts <= 2 ? parts : (parts <= 4 ? 4 : 8);
+}
+
+/// Queries that a pass over a tile of codes serves, of those that are left.
+constexpr int query_block(int left) {
+  return left > 8 ? 16 : (left > 1 ? 4 : 1);
+}
 
 struct score_codes_call {
   code_tile rows;
   int blocks;
-  int offset;      ///< bytes from a row's begin to the group
-  int words;       ///< of q8: 4 channels each, in the order of the packed words: see store_query
-  const int8* q8;  ///< [queries][q8_pitch]
-  int64 q8_pitch;
-  const query_group* group;  ///< [queries], group_pitch apart
-  int64 group_pitch;
+  int fields;  ///< per byte
+  int groups;
+  int group_bytes;           ///< of codes, in a row
+  int last_bytes;            ///< of the last group, which may be shorter
+  const int8* q8;            ///< per block of Q queries, q8_pitch x Q apart: [groups][words][Q][4]
+  int64 q8_pitch;            ///< groups x words x 4
+  const query_group* group;  ///< [queries][groups]
   int queries;
-  const float* scale;   ///< [16 blocks]
-  const float* middle;  ///< [16 blocks]
-  float* scores;        ///< [queries][score_pitch]
+  const float* scale;     ///< [groups][constants_pitch], of 16 blocks
+  const float* middle;    ///< the same
+  int64 constants_pitch;  ///< floats
+  float* scores;          ///< [queries][score_pitch]
   int64 score_pitch;
-  byte* buffer;  ///< 64 x blocks x words, rounded up to whole chunks of 32 bytes of codes
 };
 
+/// 4 bytes of codes are one word per field.
+constexpr int words_of_group(int group_bytes, int fields) {
+  return (group_bytes + 3) / 4 * fields;
+}
+
+/// A chunk of rows: up to 64 bytes of a row in a vector, or up to 32 bytes of two rows that lie four apart.
 struct sum_codes_call {
   code_tile rows;
   int blocks;
-  int offset;
-  int bytes;        ///< of the group in a row
-  const uint8* w8;  ///< [queries][w8_pitch]
+  int row_bytes;
+  int offset;  ///< bytes from a row's begin to the chunk
+  int bytes;
+  int fields;       ///< per byte
+  int sets;         ///< of four rows in a vector: 1 or 2
+  const uint8* w8;  ///< [queries][w8_pitch]: [rows / 4][parts][4]
   int64 w8_pitch;
-  const weight_group* group;  ///< [queries]
+  int parts;  ///< groups in the chunk, rounded up to 1, 2, 4 or 8
+  const int32 (
+      *lanes)[16];  ///< [2]: which of sets x parts words of weights a lane takes; of the vectors 0 and 1, 2 and 3
+  const weight_groups* group;  ///< [queries]
   int queries;
-  float* o;  ///< [queries][o_pitch], room for whole chunks of 32 bytes of codes
+  float* o;  ///< [queries][o_pitch]: [fields][4][16], in the order of load_interleaved
   int64 o_pitch;
-  byte* buffer;  ///< 2 x blocks x 16 x 64
+  byte* buffer;  ///< 1024 bytes per block
 };
 
 /// Rows to be encoded as integers with constants in fp16 per row and group (quant/integer.hpp).
 struct encode_call {
-  const float* const* x;   ///< [rows], each [width]
-  byte* const* codes;      ///< [rows], each [width bits / 8]
-  byte* const* constants;  ///< [rows], each [groups]{scale, and offset if affine}
+  const float* const* x;     ///< [rows], each [width]
+  const byte* const* ahead;  ///< [rows]: what is needed next, as many bytes, or null
+  byte* const* codes;        ///< [rows], each [width bits / 8]
+  byte* const* constants;    ///< [rows], each [groups]{scale, and offset if affine}
   int rows;
   int width;
   int group;  ///< channels, a multiple of 16 that divides the width
   int bits;
   quant::grid grid;
+};
+
+/// x *= signs, then H x / sqrt(block) in blocks (quant/rotated.hpp).
+struct rotate_call {
+  float* x;            ///< [width]
+  const float* signs;  ///< [width]
+  int width;
+  int block;  ///< a power of two, at least 16, that divides the width
+  float scale;
 };
 
 /// 16 codes of any number of bits, packed.
@@ -91,13 +125,17 @@ inline void pack_16(const uint8* codes, int bits, byte* packed) {
 }
 
 struct constants_call {
-  const byte* pairs;  ///< [16 blocks]{scale, offset} in fp16
+  const byte*
+      pairs;  ///< of one group [16 blocks]{scale, offset} in fp16; of more [16][groups], 32 bytes before readable
   int blocks;
-  float centre;  ///< middle = offset + centre x scale
-  float* scale;
-  float* middle;
+  int groups;
+  float centre;   ///< middle = offset + centre x scale
+  float* scale;   ///< [groups][pitch]
+  float* middle;  ///< the same
+  int64 pitch;
 };
 
+/// Up to 16 queries, a block of them or its begin.
 struct quantize_query_call {
   const float* q;  ///< [queries][q_pitch], [channels] of each, zero beyond the group's
   int queries;
@@ -106,9 +144,9 @@ struct quantize_query_call {
   const float* scale;   ///< [channels] or null: of keys that are scaled per channel
   const float* middle;  ///< [channels] or null: 1
   int centre;           ///< taken off every code, so that what rounding loses is not multiplied by their mean
-  int8* q8;             ///< [queries][q8_pitch], in the order of the packed words
-  int64 q8_pitch;
-  query_group* group;  ///< [queries], group_pitch apart
+  int8* q8;             ///< [words][block][4], in the order of the packed words, written in fours of words
+  int block;            ///< of queries: those that are not there get zeros
+  query_group* group;   ///< [queries], group_pitch apart
   int64 group_pitch;
 };
 
@@ -135,13 +173,16 @@ struct quantize_weights_call {
   const uint8* mask;  ///< as in softmax_call
   int64 mask_pitch;
   int query_group;
-  const float* scale;   ///< [16 blocks]
-  const float* middle;  ///< [16 blocks]
-  uint8* w8;            ///< [queries][w8_pitch], out
+  const float* scale;   ///< [parts][constants_pitch]
+  const float* middle;  ///< the same
+  int64 constants_pitch;
+  uint8* w8;  ///< [queries][w8_pitch], out: [rows / 4][room for parts][4]
   int64 w8_pitch;
-  weight_group* group;  ///< [queries], out
+  int parts;
+  int sets;              ///< scales are stored for each, starts for the first
+  weight_groups* group;  ///< [queries], out
   int centre;
-  float* middles;  ///< [queries], middle_pitch apart: added to
+  float* middles;  ///< [queries][parts], queries middle_pitch apart: added to
   int64 middle_pitch;
 };
 
@@ -171,11 +212,12 @@ struct sum_tile_call {
 
 /// One instruction set's kernels; [..] by fields per byte: 1, 2, 4, or by whether scores are added to.
 struct kernel_table {
-  void (*score_codes[3])(const score_codes_call&);
-  void (*sum_codes[3])(const sum_codes_call&);
+  void (*score_codes)(const score_codes_call&);
+  void (*sum_codes)(const sum_codes_call&);
   void (*quantize_query[3])(const quantize_query_call&);
   void (*load_constants)(const constants_call&);
   void (*encode)(const encode_call&);
+  void (*rotate)(const rotate_call&);
   void (*quantize_weights)(const quantize_weights_call&);
   void (*softmax)(const softmax_call&);
   void (*score_tile[2])(const score_tile_call&);

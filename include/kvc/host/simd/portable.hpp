@@ -19,6 +19,10 @@ namespace kvc::inline v0_1::host::detail::portable {
 // Sums that a kernel keeps in registers: queries by vectors.
 inline constexpr int queries_at_once = 1;
 inline constexpr int vectors_at_once = 1;
+inline constexpr int score_queries = 1;  // of query_block
+inline constexpr int sum_queries = 1;
+inline constexpr int sum_vectors = 1;
+inline constexpr bool has_own_nibbles = false;  // kernels for 4 bits beside those for any number
 
 struct floats {
   float lane[16];
@@ -106,6 +110,11 @@ KVC_SIMD words below(const floats& x, const floats& limit) {
 KVC_SIMD floats with_sign_of(const floats& x, const floats& y) {
   return make_floats([&](int i) { return bits_float(float_bits(y.lane[i]) | (float_bits(x.lane[i]) & 0x80000000u)); });
 }
+/// Lanes whose numbers differ in the bit Half, exchanged.
+template <int Half>
+KVC_SIMD floats exchange(const floats& x) {
+  return make_floats([&](int l) { return x.lane[l ^ Half]; });
+}
 /// The upper half added to the lower one, and so on.
 KVC_SIMD float sum_of(floats x) {
   for (int half = 8; half > 0; half /= 2) {
@@ -156,9 +165,8 @@ KVC_SIMD words add_words(const words& a, const words& b) {
 KVC_SIMD words and_words(const words& a, const words& b) {
   return make_words([&](int i) { return a.lane[i] & b.lane[i]; });
 }
-template <int Bits>
-KVC_SIMD words shift_right(const words& x) {
-  return make_words([&](int i) { return static_cast<int32>(static_cast<uint32>(x.lane[i]) >> Bits); });
+KVC_SIMD words shift_right(const words& x, const words& bits) {
+  return make_words([&](int i) { return static_cast<int32>(static_cast<uint32>(x.lane[i]) >> bits.lane[i]); });
 }
 KVC_SIMD words shift_left_23(const words& x) {
   return make_words([&](int i) { return static_cast<int32>(static_cast<uint32>(x.lane[i]) << 23); });
@@ -202,13 +210,38 @@ KVC_SIMD words greatest_words_each(const floats (&v)[16]) {
 KVC_SIMD void store_bytes(const words& x, uint8* p) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8>(x.lane[i]);
 }
-/// The same, signed, in the order of the packed words: a word's byte b and field f is its channel b Fields + f, and the
-/// four channels of a field stand together.
+KVC_SIMD void store_bytes(const words& x, int8* p) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8>(x.lane[i]);
+}
+/// 16 channels in the order of the packed words: a word's byte b and field f is its channel b Fields + f, and the four
+/// channels of a field stand together.
 template <int Fields>
-KVC_SIMD void store_query(const words& x, int8* p) {
+KVC_SIMD words query_order(const words& x) {
+  words y;
   for (int i = 0; i < 16; ++i) {
     const int in_word = i % (4 * Fields);
-    p[i - in_word + in_word % Fields * 4 + in_word / Fields] = static_cast<int8>(x.lane[i]);
+    y.lane[i - in_word + in_word % Fields * 4 + in_word / Fields] = x.lane[i];
+  }
+  return y;
+}
+/// Lanes 0 to 3, 4 to 7, .., `stride` bytes apart.
+KVC_SIMD void store_lanes(const words& x, void* p, int64 stride) {
+  for (int i = 0; i < 4; ++i) __builtin_memcpy(static_cast<byte*>(p) + i * stride, x.lane + 4 * i, 16);
+}
+/// Lane 4 l + k: the low bytes of the words 4 l to 4 l + 3 of w[k].
+KVC_SIMD words pack_words(const words (&w)[4]) {
+  return make_words([&](int i) {
+    uint32 y = 0;
+    for (int b = 0; b < 4; ++b) y |= static_cast<uint32>(w[i % 4].lane[i / 4 * 4 + b] & 0xff) << (8 * b);
+    return static_cast<int32>(y);
+  });
+}
+/// That, of 4 parts or of 4 / Parts blocks of 16 rows, to [rows / 4][Parts][4]; of 8 parts half of them.
+template <int Parts>
+KVC_SIMD void store_weights(const words& x, uint8* p) {
+  for (int i = 0; i < 16; ++i) {
+    const int to = Parts >= 4 ? i / 4 * Parts + i % 4 : i % 4 / Parts * 4 * Parts + i / 4 * Parts + i % Parts;
+    __builtin_memcpy(p + 4 * to, &x.lane[i], 4);
   }
 }
 /// 16 bytes, each 0 or 255, as a mask.
@@ -239,22 +272,27 @@ KVC_SIMD void store_packed(const words& x, int bits, byte* p) {
   store_bytes(x, codes);
   pack_16(codes, bits, p);
 }
-/// 4 or 8 bytes in all lanes, or pairs of lanes.
+/// 64 codes in 4 bits.
+KVC_SIMD void store_nibbles(const words (&w)[4], byte* p) {
+  for (int k = 0; k < 4; ++k) store_packed(w[k], 4, p + 8 * k);
+}
+/// 4 bytes in all lanes.
 KVC_SIMD words broadcast_4(const void* p) {
   int32 x;
   __builtin_memcpy(&x, p, 4);
   return broadcast_word(x);
 }
-KVC_SIMD words broadcast_8(const void* p) {
-  int32 x[2];
-  __builtin_memcpy(x, p, 8);
-  return make_words([&](int i) { return x[i % 2]; });
+/// Of eight words, those that the lanes name.
+KVC_SIMD words pick_words(const void* eight, const words& lanes) {
+  int32 x[8];
+  __builtin_memcpy(x, eight, 32);
+  return make_words([&](int i) { return x[lanes.lane[i]]; });
 }
-/// sum + the products of four unsigned codes, below 16, with four signed bytes.
-KVC_SIMD words dot_query(const words& sum, const words& codes, const words& query) {
+/// sum + the products of four unsigned codes, below 16, with four signed bytes, the same for all lanes.
+KVC_SIMD words dot_query(const words& sum, const words& codes, const int8* query) {
   return make_words([&](int i) {
     int32 y = sum.lane[i];
-    for (int b = 0; b < 4; ++b) y += byte_of(codes.lane[i], b) * static_cast<int8>(byte_of(query.lane[i], b));
+    for (int b = 0; b < 4; ++b) y += byte_of(codes.lane[i], b) * query[b];
     return y;
   });
 }
@@ -276,30 +314,32 @@ KVC_SIMD void load_transposed(const byte* rows, int64 pitch, words (&x)[8]) {
     for (int j = 0; j < 8; ++j) x[j].lane[r] = row[j];
   }
 }
-/// Of 8 rows of 32 bytes: x[j] lanes 2m and 2m + 1: bytes 16 (m / 4) + 4 j + m % 4 of the rows 0 to 3, and 4 to 7.
-KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, words (&x)[4]) {
+/// Of 4 rows of up to 64 bytes: x[j] lane 4 l + i: their bytes 16 l + 4 j + i, zeros from `bytes` rounded up to 32 on
+/// at the latest.
+KVC_SIMD void load_interleaved(const byte* rows, int64 pitch, int bytes, words (&x)[4]) {
   for (int j = 0; j < 4; ++j) {
-    byte lanes[16][4];
-    for (int r = 0; r < 8; ++r) {
-      for (int m = 0; m < 8; ++m) lanes[2 * m + r / 4][r % 4] = rows[r * pitch + 16 * (m / 4) + 4 * j + m % 4];
+    byte lanes[16][4] = {};
+    for (int r = 0; r < 4; ++r) {
+      for (int l = 0; l < 16; ++l) {
+        const int at = l / 4 * 16 + 4 * j + l % 4;
+        if (at < bytes) lanes[l][r] = rows[r * pitch + at];
+      }
     }
     __builtin_memcpy(&x[j], lanes, 64);
   }
 }
-/// Sums of neighbouring lanes, 2m and 2m + 1, of four vectors that stand for codes as load_interleaved and store_fields
-/// leave them: into channels, z[0] those of m below 4.
-template <int Fields>
-KVC_SIMD void gather_sums(const words (&v)[4], words (&z)[2]) {
-  for (int m = 0; m < 8; ++m) {
-    for (int i = 0; i < 4; ++i) {
-      const int at = i / Fields * 4 * Fields + m % 4 * Fields + i % Fields;
-      z[m / 4].lane[at] = v[i].lane[2 * m] + v[i].lane[2 * m + 1];
-    }
-  }
+/// Of 8 rows of 32 bytes, in the same order: lanes below 8 those of the rows 0 to 3, the others of the rows 4 to 7.
+KVC_SIMD void load_interleaved_twice(const byte* rows, int64 pitch, words (&x)[4]) {
+  words low[4];
+  words high[4];
+  load_interleaved(rows, pitch, 32, low);
+  load_interleaved(rows + 4 * pitch, pitch, 32, high);
+  for (int j = 0; j < 4; ++j) x[j] = make_words([&](int i) { return i < 8 ? low[j].lane[i] : high[j].lane[i - 8]; });
 }
 
 #include "kvc/host/simd/codes.inl"
 #include "kvc/host/simd/encode.inl"
+#include "kvc/host/simd/softmax.inl"
 #include "kvc/host/simd/tiles.inl"
 
 inline constexpr kernel_table table = make_table();

@@ -112,14 +112,8 @@ inline void rescale(float* o, int count, float factor) {
 }
 
 constexpr kernel_table make_table() {
-  return {{score_codes<1>, score_codes<2>, score_codes<4>},
-          {sum_codes<1>, sum_codes<2>, sum_codes<4>},
-          {quantize_query<1>, quantize_query<2>, quantize_query<4>},
-          load_constants,
-          encode,
-          quantize_weights,
-          softmax,
-          {score_tile<false>, score_tile<true>},
-          sum_tile,
-          rescale};
+  return {score_codes,      sum_codes, {quantize_query<1>, quantize_query<2>, quantize_query<4>},
+          load_constants,   encode,    rotate,
+          quantize_weights, softmax,   {score_tile<false>, score_tile<true>},
+          sum_tile,         rescale};
 }

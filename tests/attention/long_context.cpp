@@ -96,17 +96,22 @@ TEST_CASE_TEMPLATE("long contexts are the oracle's, and the same however they ar
       const verdict v =
           check_query(f, rows, query.q.data(), context + 2, params, results[2].out.data(), results[2].lse.data());
       CHECK_MESSAGE(v.holds, v.what);
-      // 40 times the scores: nearly one row takes all, and nothing overflows.
-      params.scale *= 40;
-      std::vector<float> out(f.query_heads * f.output_width), lse(f.query_heads);
-      cache.reserve(sequence, 1);
-      const step_rows next = make_rows(f, 0, seeds_from(9999, 1));
-      cache.append(0, next.k.data(), next.v.data());
-      cache.attend(0, next.q.data(), out.data(), lse.data(), params);
-      cache.commit();
-      const verdict large =
-          check_query(f, gather_rows(cache, sequence, 0), next.q.data(), context + 3, params, out.data(), lse.data());
-      CHECK_MESSAGE(large.holds, large.what);
+      // In fp32; then 40 times the scores: nearly one row takes all, and nothing overflows.
+      const float scale = params.scale;
+      for (int i = 1; i < 4; ++i) {
+        params.fp32_products = i % 2 == 1;
+        params.scale = i > 1 ? 40 * scale : scale;
+        CAPTURE(i);
+        std::vector<float> out(f.query_heads * f.output_width), lse(f.query_heads);
+        cache.reserve(sequence, 1);
+        const step_rows next = make_rows(f, 0, seeds_from(9999 + static_cast<std::uint64_t>(i), 1));
+        cache.append(0, next.k.data(), next.v.data());
+        cache.attend(0, next.q.data(), out.data(), lse.data(), params);
+        cache.commit();
+        const verdict next_one = check_query(f, gather_rows(cache, sequence, 0), next.q.data(), context + 2 + i, params,
+                                             out.data(), lse.data());
+        CHECK_MESSAGE(next_one.holds, next_one.what);
+      }
     } else {
       for (std::size_t i = 0; i < 3; ++i) CHECK(same_bits(results[i], reference[i]));
     }

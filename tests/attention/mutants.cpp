@@ -36,7 +36,7 @@ struct scene {
 };
 
 template <class Spec>
-scene make_scene(int64 length) {
+scene make_scene(int64 length, bool fp32_products = true) {
   scene s;
   s.cache = std::make_unique<typed_cache<Spec>>(
       kvc::host::cache_options{.capacity = 256, .max_sequences = 2, .max_step_rows = 256});
@@ -50,7 +50,7 @@ scene make_scene(int64 length) {
   s.rows = gather_rows(*s.cache, grown, 0);
   s.query = make_rows(f, 0, seeds_from(500 + static_cast<std::uint64_t>(length), 1));
   s.params = params_of(f);
-  s.params.fp32_products = true;  // the tighter tolerance
+  s.params.fp32_products = fp32_products;
   s.out.assign(static_cast<std::size_t>(f.query_heads * f.output_width), 0.0f);
   s.lse.assign(f.query_heads, 0.0f);
   s.attend();
@@ -115,7 +115,7 @@ TEST_CASE_TEMPLATE("one altered scale fails", Spec, int4, channels, rotated_cent
   }
 }
 
-TEST_CASE_TEMPLATE("a dropped or doubled row fails", Spec, int4, channels, rotated_centred, deferred_ranked, joint) {
+TEST_CASE_TEMPLATE("a dropped or tripled row fails", Spec, int4, channels, rotated_centred, deferred_ranked, joint) {
   for (const std::size_t t : {0u, 33u, 69u}) {
     scene dropped = make_scene<Spec>(70);
     for (head_rows& h : dropped.rows) {
@@ -124,12 +124,12 @@ TEST_CASE_TEMPLATE("a dropped or doubled row fails", Spec, int4, channels, rotat
     }
     dropped.position -= 1;
     CHECK_FALSE(dropped.holds());
-    scene doubled = make_scene<Spec>(70);
-    for (head_rows& h : doubled.rows) {
+    scene tripled = make_scene<Spec>(70);
+    for (head_rows& h : tripled.rows) {
       h.first[t] = h.first[t + 1];
       h.second[t] = h.second[t + 1];
     }
-    CHECK_FALSE(doubled.holds());
+    CHECK_FALSE(tripled.holds());
   }
 }
 
@@ -237,4 +237,36 @@ TEST_CASE("NaN where a number should be, and a number where NaN should be, fail"
   CHECK_FALSE(s.holds());
   number.rows[0].second[5][2] = std::numeric_limits<float>::infinity();
   CHECK_FALSE(number.holds());
+}
+
+// The default's 8-bit products have a wider tolerance, as queries and weights are rounded: what it must still find.
+// Small wrongs in the walk are found in fp32, which shares it; wrongs of the kernels by host/kernels.cpp.
+
+TEST_CASE_TEMPLATE("8-bit products: the untouched scene passes, gross wrongs fail", Spec, int4, channels, joint) {
+  for (const int64 length : {41, 70, 110}) {
+    CAPTURE(length);
+    const scene whole = make_scene<Spec>(length, false);
+    const verdict v = whole.check();
+    CHECK_MESSAGE(v.holds, v.what);
+
+    scene tripled = make_scene<Spec>(length, false);
+    for (float& x : tripled.out) x *= 3;
+    CHECK_FALSE(tripled.holds());
+    scene negated = make_scene<Spec>(length, false);
+    for (float& x : negated.out) x = -x;
+    CHECK_FALSE(negated.holds());
+    scene shifted = make_scene<Spec>(length, false);
+    for (float& x : shifted.lse) x += 1.5f;
+    CHECK_FALSE(shifted.holds());
+    scene few = make_scene<Spec>(length, false);  // all but every eighth row is lost
+    for (head_rows& h : few.rows) {
+      for (int64 t = length; t >= 0; --t) {
+        if (t % 8 == 0) continue;
+        h.first.erase(h.first.begin() + static_cast<std::ptrdiff_t>(t));
+        h.second.erase(h.second.begin() + static_cast<std::ptrdiff_t>(t));
+      }
+    }
+    few.position = static_cast<int64>(few.rows[0].first.size()) - 1;
+    CHECK_FALSE(few.holds());
+  }
 }

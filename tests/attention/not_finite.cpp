@@ -19,29 +19,39 @@ constexpr int64 bad_row = 37;
 
 enum class place { key, value, query };
 
-/// Runs `length` rows in two bulk steps with one number replaced, and checks rows around it.
+/// Runs `length` rows in two bulk steps with one number replaced, and checks rows around it, in both kinds of products.
 template <class Spec>
 void check_number(place where, float number, int channel) {
   typed_cache<Spec> typed({.capacity = 256, .max_sequences = 2, .max_step_rows = 128});
   any_cache& cache = typed;
   const cache_facts& f = cache.facts();
-  const kvc::attend_params params = params_of(f);
+  kvc::attend_params params = params_of(f);
   const int k_row = f.key_heads() * f.key_width;
   const int v_row = f.is_latent ? 0 : f.kv_heads * f.head_dim;
   const int q_row = f.query_heads * f.query_width;
+  const int out_row = f.query_heads * f.output_width;
   step_rows rows = make_rows(f, 0, seeds_from(60, length));
   if (where == place::key) rows.k[bad_row * k_row + channel] = number;
   if (where == place::value) rows.v[bad_row * v_row + channel] = number;
   if (where == place::query) rows.q[bad_row * q_row + channel] = number;
 
+  struct answer {
+    std::vector<float> out, lse;
+  } answers[2];
   const int sequence = cache.add();
-  std::vector<float> out(length * f.query_heads * f.output_width), lse(length * f.query_heads);
   int64 begin = 0;
+  for (answer& a : answers) {
+    a.out.resize(static_cast<std::size_t>(length * out_row));
+    a.lse.resize(static_cast<std::size_t>(length * f.query_heads));
+  }
   for (const int64 end : {int64{20}, length}) {
     cache.reserve(sequence, end - begin);
     cache.append(0, rows.k.data() + begin * k_row, rows.v.data() + begin * v_row);
-    cache.attend(0, rows.q.data() + begin * q_row, out.data() + begin * f.query_heads * f.output_width,
-                 lse.data() + begin * f.query_heads, params);
+    for (int i = 0; i < 2; ++i) {
+      params.fp32_products = i == 1;
+      cache.attend(0, rows.q.data() + begin * q_row, answers[i].out.data() + begin * out_row,
+                   answers[i].lse.data() + begin * f.query_heads, params);
+    }
     cache.commit();
     begin = end;
   }
@@ -53,14 +63,17 @@ void check_number(place where, float number, int channel) {
     cache.reserve(twin, position + 1 - have);
     cache.append(0, rows.k.data() + have * k_row, rows.v.data() + have * v_row);
     cache.commit();
-    const float* row_out = out.data() + position * f.query_heads * f.output_width;
-    const verdict v = check_query(f, gather_rows(cache, twin, 0), rows.q.data() + position * q_row, position, params,
-                                  row_out, lse.data() + position * f.query_heads);
-    CHECK_MESSAGE(v.holds, "position ", position, ": ", v.what);
-    for (int i = 0; i < f.query_heads * f.output_width; ++i) {
-      if (std::isfinite(row_out[i])) continue;
-      ++not_finite;
-      CHECK_MESSAGE(position >= bad_row, "row ", position, " sees what comes later");
+    for (int i = 0; i < 2; ++i) {
+      params.fp32_products = i == 1;
+      const float* out = answers[i].out.data() + position * out_row;
+      const verdict v = check_query(f, gather_rows(cache, twin, 0), rows.q.data() + position * q_row, position, params,
+                                    out, answers[i].lse.data() + position * f.query_heads);
+      CHECK_MESSAGE(v.holds, "position ", position, ", fp32 ", params.fp32_products, ": ", v.what);
+      for (int c = 0; c < out_row; ++c) {
+        if (std::isfinite(out[c])) continue;
+        ++not_finite;
+        CHECK_MESSAGE(position >= bad_row, "row ", position, " sees what comes later");
+      }
     }
   }
   // -inf as a key or query can leave nothing but rows without weight.

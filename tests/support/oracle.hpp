@@ -44,11 +44,13 @@
 //
 // 8-bit products with packed codes round a stream's queries by up to Q / 254 and its weights by up to W / 255, with Q
 // the largest channel of the query and W the largest product of a weight and a row's scale in a tile of 128 rows. They
-// meet codes that lie at most half their number from the middle, so |scale (code - middle)| <= 0.8 R with R the range
-// of a row. Scores then move by at most scale (Q / 254) 0.8 R width, and by sqrt(width) instead of width as independent
-// roundings; a channel of the output by sum over tiles of (rows) 0.8 max(p R) / 255 / l, and by sqrt(rows). Again the
-// worst case bounds channels, and 6 times the root of the sum of squares the whole output. Where transforms mix
-// channels, Q and R are bounded by 6 norm / sqrt(block) (a Hadamard block spreads a vector), or by the norm.
+// meet codes less their centre: |scale (code - centre)| = |x - middle|, which is at most 1.4 times half the row's range
+// (2 bits: codes lie up to 2 of 3 steps from the centre), and of norm at most 1.4 (|x| + sqrt(width) range / 4): where
+// a group's middle is far from zero, its numbers are on that side too. These roundings are many and independent, so
+// their sums are judged by 6 standard deviations, not by the worst case, which would hide a lost row: a score moves by
+// 6 / sqrt(3) scale (Q / 254) |x - middle|, a channel of the output by 6 sqrt(sum over tiles of 128 (1.4 W / 255)^2) /
+// l. The whole output is checked against the root of the sum of their squares. Where transforms mix channels, Q and the
+// range are bounded by 6 norm / sqrt(block) (a Hadamard block spreads a vector), or by the norm.
 //
 // The bound is a worst case; what it leaves undetected is measured by the mutants of attention/mutants.cpp.
 
@@ -73,8 +75,8 @@ inline double largest_stored(const stream_facts& f, double norm) {
 }
 
 /// Of channels [begin, end): the largest magnitude, and the range, in the stored space.
-inline double stored_magnitude(const stream_facts& f, const std::vector<double>& x, std::size_t begin,
-                               std::size_t end) {
+inline double stored_magnitude(const stream_facts& f, const std::vector<double>& x, std::size_t begin, std::size_t end,
+                               double mean_norm) {
   double largest = 0;
   double square = 0;
   for (std::size_t i = begin; i < end; ++i) {
@@ -82,7 +84,7 @@ inline double stored_magnitude(const stream_facts& f, const std::vector<double>&
     largest = std::max(largest, std::fabs(x[i]));
     square += x[i] * x[i];
   }
-  return f.mixes ? largest_stored(f, std::sqrt(square) + 2 * f.mean_norm) : largest + 2 * f.mean_norm;
+  return f.mixes ? largest_stored(f, std::sqrt(square) + 2 * mean_norm) : largest + 2 * mean_norm;
 }
 
 struct expected_attention {
@@ -138,8 +140,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   double largest_product = 0;
   double largest_square = 0;  // of the norm of a row of products q_i k_i
   const bool in_bytes = rounding_of_factors == 0 && !params.fp32_products;
-  double byte_delta = 0;   // of a score, at worst
-  double byte_spread = 0;  // and as independent roundings
+  double byte_spread = 0;  // of a score: one standard deviation
   for (int64 t = 0; t <= position; ++t) {
     if (!is_visible(f, params, position, t)) continue;
     std::vector<double> key(rows.first[t].begin(), rows.first[t].end());
@@ -159,18 +160,20 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
       square += std::isfinite(x) ? x * x : 0;
     }
     largest_square = std::max(largest_square, square);
-    double row_delta = 0;
     double row_spread = 0;
     const auto add_bytes = [&](const stream_facts& stream, std::size_t begin, std::size_t end) {
       if (!in_bytes || !stream.is_packed) return;
-      const double one = in.scale / 254 * stored_magnitude(stream, in.query, begin, end) * 0.8 * 2 *
-                         stored_magnitude(stream, key, begin, end);
-      row_delta += one * stream.width;
-      row_spread += one * std::sqrt(static_cast<double>(stream.width));
+      const double most = stored_magnitude(stream, key, begin, end, stream.mean_norm);
+      double square_norm = 0;
+      for (std::size_t i = begin; i < end; ++i) square_norm += std::isfinite(key[i]) ? key[i] * key[i] : 0;
+      const double root = std::sqrt(static_cast<double>(stream.width));
+      // Mixed channels lie around zero, and so do the middles of their groups.
+      const double middles = root * most / (stream.mixes ? 6 : 2);
+      const double coded = 1.4 * std::min(root * most, std::sqrt(square_norm) + 2 * stream.mean_norm + middles);
+      row_spread += in.scale / 254 * stored_magnitude(stream, in.query, begin, end, 0) * coded / std::sqrt(3.0);
     };
     add_bytes(f.first, 0, f.is_latent ? static_cast<std::size_t>(f.first.model_width) : key.size());
     if (f.is_latent) add_bytes(f.second, static_cast<std::size_t>(f.first.model_width), key.size());
-    byte_delta = std::max(byte_delta, row_delta);
     byte_spread = std::max(byte_spread, row_spread);
     largest_product = std::max(largest_product, product);
     positions.push_back(t);
@@ -194,7 +197,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   const bool keys_mix = f.first.mixes || f.is_deferred || means > 0 || (f.is_latent && f.second.mixes);
   const double largest = in.scale * (keys_mix ? norm(in.query) * (longest_key + 2 * means) : largest_product);
   const double r = rounding_of_factors;
-  const double delta = (depth * unit_roundoff + 2 * r) * largest + tanh_error * in.soft_cap + byte_delta;
+  const double delta = (depth * unit_roundoff + 2 * r) * largest + tanh_error * in.soft_cap + 6 * byte_spread;
   const double row_count = static_cast<double>(in.keys.size());
   const double tiles = std::ceil(static_cast<double>(position + 1) / 16) + 2;
   const double a = std::expm1(delta) + 2 * unit_roundoff * largest + tiles * exp_error;
@@ -221,25 +224,21 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
     largest_values += weight * largest_value;
     if (in_bytes && values.is_packed) {
       double& top = tops[static_cast<std::size_t>(positions[t] / 128)];
-      top = std::max(top, weight * 2 * stored_magnitude(values, in.values[t], 0, in.values[t].size()));
+      top =
+          std::max(top, weight * 2 * stored_magnitude(values, in.values[t], 0, in.values[t].size(), values.mean_norm));
     }
     squares += weight * weight * length * length;
     for (int c = 0; c < f.output_width; ++c) channel[c] += weight * std::fabs(in.values[t][c]);
   }
-  double byte_sum = 0;     // of a channel, at worst
-  double byte_square = 0;  // and as independent roundings
-  for (const double top : tops) {
-    byte_sum += 128 * 0.8 * top / 255;
-    byte_square += 128 * (0.8 * top / 255) * (0.8 * top / 255);
-  }
+  double byte_square = 0;  // of a channel: the variance
+  for (const double top : tops) byte_square += 128 * (0.7 * top / 255) * (0.7 * top / 255);
   const double width = f.output_width;
   for (int c = 0; c < f.output_width; ++c) {
     const double rounding = values_mix ? (2 * n + transform_depth(values) + 4) * mixed : (2 * n + 4) * channel[c];
     e.out_tolerance.push_back(2 * a * channel[c] + 4 * r * (values_mix ? mixed : largest_values) +
-                              unit_roundoff * rounding + row_count * 1.2e-38 +
-                              byte_sum * (values_mix ? std::sqrt(width) : 1));
+                              unit_roundoff * rounding + row_count * 1.2e-38 + 6 * std::sqrt(byte_square));
   }
-  if (byte_delta > 0 || byte_sum > 0) {
+  if (byte_spread > 0 || byte_square > 0) {
     e.norm_tolerance = 6 * (2 * byte_spread * std::sqrt(squares) + std::sqrt(width * byte_square)) +
                        64 * unit_roundoff * (1 + largest) * mixed;
   }

@@ -26,7 +26,7 @@ namespace {
 
 std::vector<const kernel_table*> tables() {
   std::vector<const kernel_table*> all;
-  for (const instruction_set set : {instruction_set::portable, instruction_set::avx2, instruction_set::avx512}) {
+  for (const instruction_set set : kvc::host::instruction_sets) {
     if (kvc::host::has(set)) all.push_back(table_of(set));
   }
   return all;
@@ -496,7 +496,7 @@ TEST_CASE("weighted sums have the same bits in any block of queries, and are sum
 TEST_CASE("the best instruction set is chosen, and others can be") {
   const instruction_set best = kvc::host::active_instruction_set();
   CHECK(best == kvc::host::best_instruction_set());
-  for (const instruction_set set : {instruction_set::portable, instruction_set::avx2, instruction_set::avx512}) {
+  for (const instruction_set set : kvc::host::instruction_sets) {
     CAPTURE(kvc::host::name_of(set));
     if (kvc::host::has(set)) {
       CHECK(kvc::host::use_instruction_set(set) == kvc::status::ok);

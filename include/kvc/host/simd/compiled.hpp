@@ -50,6 +50,7 @@ inline void compiled(const Function& f) {
     case instruction_set::avx2:
       return compiled_for_avx2(f);
     case instruction_set::portable:
+    case instruction_set::neon:
       break;
   }
 #endif

@@ -9,7 +9,12 @@ enum class instruction_set {
   portable,
   avx2,    ///< AVX2, FMA, F16C
   avx512,  ///< AVX-512 F, BW, VL, DQ and VNNI
+  neon,    ///< of 64-bit ARM
 };
+
+/// All of them, the best first.
+inline constexpr instruction_set instruction_sets[] = {instruction_set::neon, instruction_set::avx512,
+                                                       instruction_set::avx2, instruction_set::portable};
 
 inline const char* name_of(instruction_set set) {
   switch (set) {
@@ -19,6 +24,8 @@ inline const char* name_of(instruction_set set) {
       return "AVX2";
     case instruction_set::avx512:
       return "AVX-512 VNNI";
+    case instruction_set::neon:
+      return "NEON";
   }
   return "unknown";
 }
@@ -34,13 +41,17 @@ inline bool has(instruction_set set) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
   }
+#elif defined(__aarch64__) && !defined(__CUDA_ARCH__)
+  if (set == instruction_set::neon) return true;
 #endif
   return set == instruction_set::portable;
 }
 
 inline instruction_set best_instruction_set() {
-  if (has(instruction_set::avx512)) return instruction_set::avx512;
-  return has(instruction_set::avx2) ? instruction_set::avx2 : instruction_set::portable;
+  for (const instruction_set set : instruction_sets) {
+    if (has(set)) return set;
+  }
+  return instruction_set::portable;
 }
 
 }  // namespace kvc::inline v0_1::host

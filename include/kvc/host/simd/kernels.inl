@@ -6,6 +6,7 @@
 #include "kvc/host/simd/avx2.hpp"
 #include "kvc/host/simd/avx512.hpp"
 #include "kvc/host/simd/instruction_set.hpp"
+#include "kvc/host/simd/neon.hpp"
 #include "kvc/host/simd/portable.hpp"
 
 #if defined(KVC_SEPARATE_KERNELS)
@@ -20,6 +21,8 @@ KVC_ONCE const kernel_table* table_of(instruction_set set) {
 #if defined(__x86_64__) && !defined(__CUDA_ARCH__)
   if (set == instruction_set::avx512) return &avx512::table;
   if (set == instruction_set::avx2) return &avx2::table;
+#elif defined(__aarch64__) && !defined(__CUDA_ARCH__)
+  if (set == instruction_set::neon) return &neon::table;
 #endif
   return &portable::table;
 }

@@ -48,7 +48,7 @@ if [ $build = yes ]; then
   cmake -S . -B "$work" -DCMAKE_BUILD_TYPE=Release -DKVC_ENABLE_CUDA=OFF -DKVC_BUILD_TESTS=OFF \
     -DKVC_BENCH_ALL=ON -DKVC_ENGINE_HEAD_DIMS=64 >"$work/configure.log" || { cat "$work/configure.log" >&2; exit 1; }
   cmake --build "$work" -j 2 --target kvc_bench_host
-  if cmake --build "$work" --target help | grep -q kvc_bench_host_engine; then
+  if cmake --build "$work" --target help | grep kvc_bench_host_engine >/dev/null; then  # -q would break the pipe
     cmake --build "$work" -j 2 --target kvc_bench_host_engine
   fi
 fi

@@ -162,7 +162,7 @@ struct stream_rows {
   KVC_HD void decode(int64 t, int count, float* x) const {
     const byte* s = segment_of(t);
     int in_page = static_cast<int>(t % per_page);
-    if constexpr (per_group == 1) {
+    if constexpr (per_group == 1 && requires { requires codec::decodes_runs; }) {
       codec::template decode<width>(s, s + stream_type::codes_bytes, in_page, in_page + count, x);
     } else {
       while (count > 0) {

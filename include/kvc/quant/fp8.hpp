@@ -14,6 +14,7 @@ struct fp8_e4m3 {
   static_assert(Group >= 0, "kvc: quant::fp8_e4m3<Group> needs Group >= 0 (0: no scale)");
 
   using axis = quant_axis;
+  static constexpr bool decodes_runs = true;  ///< groups of one token: decode takes neighbours at once
   using constants_of = stored_constants<symmetric, Type>;
   static constexpr auto name = named("fp8_e4m3", Group == whole_segment ? text("whole") : text(Group),
                                      Type == scale_type::fp16 ? text("fp16") : text("fp32"));

@@ -26,6 +26,7 @@ struct graded {
   static_assert(sizeof...(Runs) >= 1, "kvc: quant::graded needs at least one quant::run<N, Bits>");
 
   using axis = quant_axis;
+  static constexpr bool decodes_runs = true;  ///< groups of one token: decode takes neighbours at once
   static constexpr auto name = named("graded", Runs::name...);
   static constexpr int tokens_per_group = 1;
   static constexpr int channels = (Runs::channels + ...);

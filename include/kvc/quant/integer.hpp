@@ -27,6 +27,7 @@ struct integer {
                 "kvc: quant::integer per channel groups tokens: give Group, at most 1024");
 
   using axis = quant_axis;
+  static constexpr bool decodes_runs = true;  ///< groups of one token: decode takes neighbours at once
   using levels = integer_grid<Bits, Grid, Type>;
   using constants_of = stored_constants<Grid, Type>;
   static constexpr auto name =

@@ -27,6 +27,7 @@ struct none {
 
   using bits = typename detail::bits_of<element::bytes>::type;
   using axis = quant_axis;
+  static constexpr bool decodes_runs = true;  ///< groups of one token: decode takes neighbours at once
   static constexpr auto name = named("none", __is_same(element, fp32)   ? text("float")
                                              : __is_same(element, bf16) ? text("bf16")
                                                                         : text("fp16"));

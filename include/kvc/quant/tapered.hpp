@@ -17,6 +17,7 @@ struct tapered {
   static_assert(sizeof...(Runs) >= 1, "kvc: quant::tapered needs at least one quant::run<N, Bits>");
 
   using axis = quant_axis;
+  static constexpr bool decodes_runs = true;  ///< groups of one token: decode takes neighbours at once
   static constexpr auto name = named("tapered", named("run", Runs::channels, Runs::bits)...);
   static constexpr int tokens_per_group = 1;
   static constexpr int channels = (Runs::channels + ...);

@@ -115,7 +115,7 @@ TEST_CASE_TEMPLATE("one altered scale fails", Spec, int4, channels, rotated_cent
   }
 }
 
-TEST_CASE_TEMPLATE("a dropped or tripled row fails", Spec, int4, channels, rotated_centred, deferred_ranked, joint) {
+TEST_CASE_TEMPLATE("a dropped or doubled row fails", Spec, int4, channels, rotated_centred, deferred_ranked, joint) {
   for (const std::size_t t : {0u, 33u, 69u}) {
     scene dropped = make_scene<Spec>(70);
     for (head_rows& h : dropped.rows) {
@@ -124,12 +124,12 @@ TEST_CASE_TEMPLATE("a dropped or tripled row fails", Spec, int4, channels, rotat
     }
     dropped.position -= 1;
     CHECK_FALSE(dropped.holds());
-    scene tripled = make_scene<Spec>(70);
-    for (head_rows& h : tripled.rows) {
+    scene doubled = make_scene<Spec>(70);
+    for (head_rows& h : doubled.rows) {
       h.first[t] = h.first[t + 1];
       h.second[t] = h.second[t + 1];
     }
-    CHECK_FALSE(tripled.holds());
+    CHECK_FALSE(doubled.holds());
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "kvc/attention/mask.hpp"
 #include "kvc/cache/rows.hpp"
+#include "kvc/core/view.hpp"
 
 namespace kvc::inline v0_1 {
 
@@ -73,8 +74,8 @@ struct tile_of {
         const byte* constants =
             segment + stream_type::codes_bytes + in_page / stream_type::tokens_per_group * stream_type::group_bytes;
         const int64 groups = ceil_div<int64>(stop - t, stream_type::tokens_per_group);
-        for (int64 i = 0; i < (stop - t) * stream_type::row_bytes; i += 64) __builtin_prefetch(codes + i, 0, 2);
-        for (int64 i = 0; i < groups * stream_type::group_bytes; i += 64) __builtin_prefetch(constants + i, 0, 2);
+        prefetch_bytes<2>(codes, (stop - t) * stream_type::row_bytes);
+        prefetch_bytes<2>(constants, groups * stream_type::group_bytes);
       }
       t = stop;
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/cache/append_params.hpp"
+#include "kvc/core/view.hpp"
 
 namespace kvc::inline v0_1 {
 
@@ -116,9 +117,7 @@ KVC_HD void append_page(const stream_rows<Spec, First>& at, const rows_view<cons
 #if !defined(__CUDACC__)  // nvcc has it for host functions alone
     // A head's rows lie a whole token apart, which machines do not foresee.
     if (merged == 1 && t + 6 < end) {
-      const char* next = reinterpret_cast<const char*>(rows.at(t + 6 - at.committed, at.head));
-      constexpr int bytes = stream_type::model_width * static_cast<int>(sizeof(T));
-      for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
+      prefetch_bytes<3>(rows.at(t + 6 - at.committed, at.head), stream_type::model_width * sizeof(T));
     }
 #endif
     detail::load_row<Spec, First>(rows, t - at.committed, at.head, merged, constants.merge_weights, params, t,

@@ -23,6 +23,15 @@ KVC_HD rows_view<T> contiguous_rows(T* data, int heads, int width) {
   return {data, static_cast<int64>(heads) * width, width};
 }
 
+#if !defined(__CUDACC_RTC__)
+/// Asks for memory that will be read, to lie in the first-level cache (3) or the second (2). Inlined always:
+/// g++ 12 drops calls of a function that does nothing else.
+template <int Locality>
+__attribute__((always_inline)) inline void prefetch_bytes(const void* p, int64 bytes) {
+  for (int64 i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 0, Locality);
+}
+#endif
+
 /// One caller's thread among those that share a call: it takes every count-th work item from `index` on.
 struct slice {
   int index = 0;

@@ -26,10 +26,6 @@ struct encodes_rows<Stream, quant::integer<Bits, Group, Grid, quant::per_token, 
   static constexpr bool value = Stream::exact_rows == 0 && group % 16 == 0 && Stream::width % group == 0;
 };
 
-inline void prefetch_bytes(const byte* p, int bytes) {
-  for (int i = 0; p != nullptr && i < bytes; i += 64) __builtin_prefetch(p + i);
-}
-
 /// The signs of a rotation.
 template <int Width>
 struct rotation_signs {
@@ -68,7 +64,7 @@ void transform_rows(const cache_view<Spec>& view, int slot, const rows_view<cons
   using stream_type = stream_of<Spec, First>;
   compiled([&] {
     for (int i = 0; i < count; ++i) {
-      prefetch_bytes(ahead[i], stream_type::model_width * static_cast<int>(sizeof(T)));
+      if (ahead[i] != nullptr) prefetch_bytes<3>(ahead[i], stream_type::model_width * sizeof(T));
       const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(view, slot, at[i].head);
       float* to = stored + i * stream_type::width;
       const auto load = [&](float* row) {

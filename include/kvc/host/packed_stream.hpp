@@ -201,10 +201,10 @@ requires(packed_stream<Spec, First>::fits()) struct packed_rows {
     const byte* constants =
         segment + stream_type::codes_bytes + in_page / stream_type::tokens_per_group * stream_type::group_bytes;
     constexpr int bytes = ceil_div(block_rows, stream_type::tokens_per_group) * stream_type::group_bytes;
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(constants + i, 0, 2);
+    prefetch_bytes<2>(constants, bytes);
     const byte* codes = segment + in_page * stream_type::row_bytes;
     if constexpr (is_expanded) {
-      for (int i = 0; i < block_rows * stream_type::row_bytes; i += 64) __builtin_prefetch(codes + i, 0, 2);
+      prefetch_bytes<2>(codes, block_rows * stream_type::row_bytes);
       return nullptr;
     } else {
       return codes;

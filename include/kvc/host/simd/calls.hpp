@@ -3,6 +3,7 @@
 
 #include "kvc/attention/state.hpp"
 #include "kvc/core/dtype.hpp"
+#include "kvc/core/view.hpp"
 #include "kvc/quant/concept.hpp"
 
 // What the kernels of host/simd take: plain data, the same for all compositions and instruction sets. Rows of a tile

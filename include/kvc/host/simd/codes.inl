@@ -116,13 +116,11 @@ KVC_SIMD void score_small_groups(const score_codes_call& c, const query_layout& 
   }
 }
 
-/// Asks for 16 rows, to lie in the first-level cache (3) or the second (2).
+/// Asks for 16 rows.
 template <int Locality>
 KVC_SIMD void prefetch_rows(const byte* rows, int64 pitch, int bytes) {
   if (rows == nullptr) return;
-  for (int r = 0; r < block_rows; ++r) {
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(rows + r * pitch + i, 0, Locality);
-  }
+  for (int r = 0; r < block_rows; ++r) prefetch_bytes<Locality>(rows + r * pitch, bytes);
 }
 
 /// All blocks of the tile, for queries [q, q + Queries).

@@ -94,9 +94,7 @@ KVC_SIMD void encode_grid(const encode_call& call) {
       const int from = at % groups * c.group;
       const float* x = c.x[at / groups] + from;
       const byte* ahead = c.ahead == nullptr ? nullptr : c.ahead[at / groups];
-      if (ahead != nullptr) {
-        for (int d = 0; d < 4 * c.group; d += 64) __builtin_prefetch(ahead + 4 * from + d);
-      }
+      if (ahead != nullptr) prefetch_bytes<3>(ahead + 4 * from, 4 * c.group);
       byte* codes = c.codes[at / groups] + from * c.bits / 8;
       const floats z = broadcast(zero[i]);
       const floats by = broadcast(inverse[i]);

@@ -228,11 +228,9 @@ KVC_SIMD void store_weights(words x, uint8* p) {
   } else if constexpr (Parts == 4) {
     store_words(x, p);
   } else {
-    uint32 lane[16];
+    int32 lane[16];
     store_words(x, lane);
-    for (int i = 0; i < 16; ++i) {
-      __builtin_memcpy(p + 4 * (i % 4 / Parts * 4 * Parts + i / 4 * Parts + i % Parts), lane + i, 4);
-    }
+    scatter_words<weight_lane<Parts>>(lane, p);
   }
 }
 KVC_SIMD void store_bytes(words x, int8* p) {

@@ -125,6 +125,26 @@ inline void pack_16(const uint8* codes, int bits, byte* packed) {
   }
 }
 
+/// Lane i of 16 channels, in the order of the packed words: a word's byte b and field f is its channel b Fields + f,
+/// and the four channels of a field stand together.
+template <int Fields>
+constexpr int query_lane(int i) {
+  const int in_word = i % (4 * Fields);
+  return i - in_word + in_word % Fields * 4 + in_word / Fields;
+}
+
+/// Lane i of pack_words, of 4 parts or of 4 / Parts blocks of 16 rows, in [rows / 4][Parts][4]; of 8 parts, half of it.
+template <int Parts>
+constexpr int weight_lane(int i) {
+  return Parts >= 4 ? i / 4 * Parts + i % 4 : i % 4 / Parts * 4 * Parts + i / 4 * Parts + i % Parts;
+}
+
+/// to[Place(i)] = words[i], of 16.
+template <int (*Place)(int)>
+__attribute__((always_inline)) inline void scatter_words(const int32* words, void* to) {
+  for (int i = 0; i < 16; ++i) __builtin_memcpy(static_cast<byte*>(to) + 4 * Place(i), words + i, 4);
+}
+
 struct constants_call {
   const byte*
       pairs;  ///< of one group [16 blocks]{scale, offset} in fp16; of more [16][groups], 32 bytes before readable

@@ -219,9 +219,7 @@ KVC_SIMD void store_weights(words x, uint8* p) {
   } else {
     int32 lane[16];
     store_words(x, lane);
-    for (int i = 0; i < 16; ++i) {
-      __builtin_memcpy(p + 4 * (i % 4 / Parts * 4 * Parts + i / 4 * Parts + i % Parts), lane + i, 4);
-    }
+    scatter_words<weight_lane<Parts>>(lane, p);
   }
 }
 KVC_SIMD void store_bytes(words x, int8* p) {
@@ -232,10 +230,7 @@ KVC_SIMD words query_order(words x) {
   int32 from[16];
   int32 to[16];
   store_words(x, from);
-  for (int i = 0; i < 16; ++i) {
-    const int in_word = i % (4 * Fields);
-    to[i - in_word + in_word % Fields * 4 + in_word / Fields] = from[i];
-  }
+  scatter_words<query_lane<Fields>>(from, to);
   return load_words(to);
 }
 KVC_SIMD words load_mask(const uint8* p) {

@@ -213,15 +213,11 @@ KVC_SIMD void store_bytes(const words& x, uint8* p) {
 KVC_SIMD void store_bytes(const words& x, int8* p) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8>(x.lane[i]);
 }
-/// 16 channels in the order of the packed words: a word's byte b and field f is its channel b Fields + f, and the four
-/// channels of a field stand together.
+/// 16 channels in the order of the packed words (query_lane).
 template <int Fields>
 KVC_SIMD words query_order(const words& x) {
   words y;
-  for (int i = 0; i < 16; ++i) {
-    const int in_word = i % (4 * Fields);
-    y.lane[i - in_word + in_word % Fields * 4 + in_word / Fields] = x.lane[i];
-  }
+  scatter_words<query_lane<Fields>>(x.lane, y.lane);
   return y;
 }
 /// Lanes 0 to 3, 4 to 7, .., `stride` bytes apart.
@@ -236,13 +232,10 @@ KVC_SIMD words pack_words(const words (&w)[4]) {
     return static_cast<int32>(y);
   });
 }
-/// That, of 4 parts or of 4 / Parts blocks of 16 rows, to [rows / 4][Parts][4]; of 8 parts half of them.
+/// That, where a row's weights lie (weight_lane).
 template <int Parts>
 KVC_SIMD void store_weights(const words& x, uint8* p) {
-  for (int i = 0; i < 16; ++i) {
-    const int to = Parts >= 4 ? i / 4 * Parts + i % 4 : i % 4 / Parts * 4 * Parts + i / 4 * Parts + i % Parts;
-    __builtin_memcpy(p + 4 * to, &x.lane[i], 4);
-  }
+  scatter_words<weight_lane<Parts>>(x.lane, p);
 }
 /// 16 bytes, each 0 or 255, as a mask.
 KVC_SIMD words load_mask(const uint8* p) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/attention/state.hpp"
+#include "kvc/cuda/attend_bytes.cuh"
 #include "kvc/cuda/attend_kernel.cuh"
 
 namespace kvc::inline v0_1::cuda {
@@ -73,6 +74,12 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
                      cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(step.sequences * view.model.stored_heads() * plan.query_blocks),
                   static_cast<unsigned>(plan.splits));
+  if constexpr (byte_shape<Spec>::exists && Queries == attend_shape<Spec>::few) {
+    using block = byte_block<Spec, T>;
+    static_assert(block::queries == Queries);
+    return launch(attend_bytes_kernel<Spec, T>, grid, block::threads, block::bytes, stream, "attend", view, step, slot,
+                  plan.query_blocks, q, params, results);
+  }
   return launch(attend_kernel<Spec, T, Queries>, grid, attend_shape<Spec>::threads, attend_layout<Spec, Queries>::bytes,
                 stream, "attend", view, step, slot, plan.query_blocks, q, params, results);
 }

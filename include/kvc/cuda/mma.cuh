@@ -3,7 +3,8 @@
 
 #include "kvc/core/math.hpp"
 
-// The instructions of sm_80 that the kernels are made of: asynchronous copies, 8x8 matrix loads, bf16 products.
+// The instructions of sm_80 that the kernels are made of: asynchronous copies, 8x8 matrix loads, products of bf16 and
+// of bytes.
 
 namespace kvc::inline v0_1::cuda::detail {
 
@@ -44,12 +45,40 @@ __device__ inline void load_matrices_transposed(uint32 (&r)[4], const void* row)
                : "memory");
 }
 
+/// The same, of memory that only barriers separate from its writers: other accesses may pass.
+template <bool Transposed = false>
+__device__ inline void load_settled_matrices(uint32 (&r)[4], const void* row) {
+  if constexpr (Transposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row)));
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row)));
+  }
+}
+
 /// c[16][8] += a[16][16] b[16][8]. Volatile: else the compiler may move it to where only some lanes go.
 __device__ inline void multiply_add(float (&c)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// c[16][8] += a[16][32] b[32][8] in integers; b are unsigned bytes, a signed or unsigned ones.
+__device__ inline void multiply_add_signed(int32 (&c)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ inline void multiply_add_unsigned(int32 (&c)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
@@ -82,6 +111,13 @@ __device__ inline uint32 pack_rest(float low, float high, uint32 packed) {
 __device__ inline float exp2_of(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// 1 / x, relative error below 2^-22.
+__device__ inline float reciprocal_of(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

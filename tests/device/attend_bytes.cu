@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include <doctest/doctest.h>
+
+#include <random>
+
+#include "device_cache.cuh"
+#include "oracle.hpp"
+
+// Attention over latents in 4-bit codes with products of bytes (cuda/attend_bytes.cuh): steps of at most 16 queries,
+// within the error of rounding queries and weights to 8 bits.
+
+namespace {
+
+using namespace kvc_test;
+
+template <class Shape, int Rank, int Rotary, class Quant, class... Policies>
+using latent_cache = compose<Shape, kvc::heads::latent, kvc::dims::latent<Rank, Rotary>, Quant, Policies...>;
+
+using specs = list<
+    kvc::clla_cache<shape<2, 16, 16, 32>, 512, 64>,
+    latent_cache<shape<1, 4, 4, 32>, 128, 32, integer<4, 32, symmetric>, storage<16>>,
+    latent_cache<shape<1, 3, 3, 32>, 256, 64, kv<rotated<integer<4, 64, midrise>>, integer<4, 32>>,
+                 sinks_and_window<3, 150>, storage<32>>,
+    latent_cache<shape<1, 5, 5, 32>, 384, 32, integer<4, 128, affine, per_token, scale_type::fp32>, storage<128>>,
+    latent_cache<shape<1, 20, 20, 32>, 128, 64, kv<integer<4, whole_segment>, integer<4, whole_segment, symmetric>>>>;
+
+template <class... Specs>
+constexpr bool all_take_bytes(list<Specs...>) {
+  return (kvc::cuda::detail::byte_shape<Specs>::exists && ...);
+}
+static_assert(all_take_bytes(specs{}), "the test would be of another kernel");
+
+constexpr kvc::host::cache_options roomy = {.capacity = 6144, .max_sequences = 6, .max_step_rows = 2048};
+
+/// Rows of a step, so that its queries are those of one block.
+int64 most_rows(const cache_facts& f) {
+  return std::max<int64>(1, 16 / f.query_heads);
+}
+
+std::vector<kvc::attend_params> variants_of(const cache_facts& f) {
+  static const std::vector<float> sinks = {0.5f, -1, 3, 0, 1, -20, 2, 0, 0.5f, 1, -1, 0, 2, 3, 0, 1, 1, 1, 1, 1};
+  const kvc::attend_params plain = params_of(f);
+  std::vector<kvc::attend_params> all(4, plain);
+  all[1].soft_cap = 2.5f;
+  all[1].sink_logits = sinks.data();
+  all[2].window = 77;
+  all[3].scale *= 6;  // few rows have all the weight
+  return all;
+}
+
+struct checked_row {
+  any_cache& cache;
+  int sequence;
+  int layer;
+  std::uint64_t seed;
+  int64 position;
+  const kvc::attend_params& params;
+  const row_result& result;
+
+  verdict check(const std::vector<head_rows>& rows) const {
+    const cache_facts& f = cache.facts();
+    const step_rows queries = make_rows(f, layer, std::span<const std::uint64_t>(&seed, 1));
+    const float* out = result.out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads * f.output_width;
+    const float* lse = result.lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads;
+    return check_query(f, rows, queries.q.data(), position, params, out, lse);
+  }
+  verdict check() const { return check(gather_rows(cache, sequence, layer)); }
+
+  /// The oracle has the row that matters most to the first head replaced by its neighbour.
+  verdict check_mutant() const {
+    const cache_facts& f = cache.facts();
+    std::vector<head_rows> rows = gather_rows(cache, sequence, layer);
+    const step_rows queries = make_rows(f, layer, std::span<const std::uint64_t>(&seed, 1));
+    std::size_t best = 0;
+    float best_score = -std::numeric_limits<float>::infinity();
+    for (std::size_t t = 0; t <= size_of(position); ++t) {
+      if (!is_visible(f, params, position, static_cast<int64>(t))) continue;
+      float score = 0;
+      for (std::size_t i = 0; i < rows[0].first[t].size(); ++i) score += queries.q[i] * rows[0].first[t][i];
+      for (std::size_t i = 0; i < rows[0].second[t].size(); ++i) {
+        score += queries.q[rows[0].first[t].size() + i] * rows[0].second[t][i];
+      }
+      if (score > best_score) best = t, best_score = score;
+    }
+    const std::size_t neighbour = best == 0 ? 1 : best - 1;
+    rows[0].first[best] = rows[0].first[neighbour];
+    rows[0].second[best] = rows[0].second[neighbour];
+    return check(rows);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("products of bytes: ragged batches against the oracle, and a row that is missing") {
+  generator random(static_cast<std::uint64_t>(std::random_device{}()));
+  for (const device_composition& c : device_compositions_of(specs{})) {
+    CAPTURE(c.name);
+    const auto cache = c.make(roomy);
+    const cache_facts& f = cache->facts();
+    const int64 page = f.tokens_per_page;
+    std::vector<int64> lengths = {0, page - 1, 63 + page, random.between(1, 400), random.between(400, 1500)};
+    std::vector<step_request> requests;
+    std::vector<std::uint64_t> seeds;
+    std::vector<std::size_t> last;
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      const int s = cache->add();
+      const std::uint64_t first = 10000 * (i + 1);
+      fill(*cache, s, part_of(first, 0, lengths[i]), 512);
+      const int64 rows = random.between(1, most_rows(f));
+      requests.push_back({s, rows});
+      for (const std::uint64_t seed : part_of(first, lengths[i], lengths[i] + rows)) seeds.push_back(seed);
+      last.push_back(seeds.size() - 1);
+      lengths[i] += rows;
+      CAPTURE(lengths[i]);
+    }
+    kvc::check(cache->try_reserve(requests), "reserve");
+    const std::vector<kvc::attend_params> variants = variants_of(f);
+    std::vector<std::vector<row_result>> results;
+    for (const kvc::attend_params& v : variants) results.push_back(run_layers(*cache, seeds, v));
+    cache->commit();
+    double worst = 0;
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      for (std::size_t v = 0; v < variants.size(); ++v) {
+        for (int layer = 0; layer < f.layers; ++layer) {
+          const checked_row row{*cache,      requests[i].sequence, layer, seeds[last[i]], lengths[i] - 1,
+                                variants[v], results[v][last[i]]};
+          const verdict found = row.check();
+          worst = std::max(worst, found.worst);
+          CHECK_MESSAGE(found.holds, "length ", lengths[i], ", variant ", v, ", layer ", layer, ": ", found.what);
+        }
+      }
+    }
+    MESSAGE(c.name, ": largest error over its tolerance ", worst);
+    CHECK(worst > 0);
+    for (std::size_t i = 1; i + 1 < lengths.size(); ++i) {  // in the longest, one row may not weigh enough
+      const checked_row row{*cache,      requests[i].sequence, 0, seeds[last[i]], lengths[i] - 1,
+                            variants[3], results[3][last[i]]};
+      CHECK_FALSE_MESSAGE(row.check_mutant().holds, "length ", lengths[i]);
+    }
+  }
+}
+
+TEST_CASE("products of bytes: rows of a step see what they would have seen one by one") {
+  for (const device_composition& c : device_compositions_of(specs{})) {
+    CAPTURE(c.name);
+    const auto cache = c.make(roomy);
+    const auto twin = c.make_host(roomy);
+    const cache_facts& f = cache->facts();
+    const int sequence = cache->add();
+    const int twin_sequence = twin->add();
+    const int64 rows = most_rows(f);
+    fill(*cache, sequence, part_of(7, 0, 254), 254);
+    fill(*twin, twin_sequence, part_of(7, 0, 254), 254);
+    const std::vector<std::uint64_t> seeds = part_of(7, 254, 254 + rows);
+    cache->reserve(sequence, rows);
+    const std::vector<row_result> results = run_layers(*cache, seeds, params_of(f));
+    cache->commit();
+    for (int64 i = 0; i < rows; ++i) {
+      fill(*twin, twin_sequence, part_of(7, 254 + i, 255 + i), 1);
+      const kvc::attend_params params = params_of(f);
+      const checked_row row{*twin, twin_sequence, 0, seeds[size_of(i)], 254 + i, params, results[size_of(i)]};
+      const verdict v = row.check();
+      CHECK_MESSAGE(v.holds, "row ", i, ": ", v.what);
+    }
+  }
+}
+
+TEST_CASE("products of bytes: what is not finite comes out where the host has it") {
+  const float strange[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()};
+  for (const device_composition& c : device_compositions_of(specs{})) {
+    CAPTURE(c.name);
+    for (const float x : strange) {
+      for (int where = 0; where < 3; ++where) {  // latent, rotary key, query
+        std::vector<float> out[2], lse[2];
+        for (int side = 0; side < 2; ++side) {
+          const auto cache = side == 0 ? c.make(roomy) : c.make_host(roomy);
+          const cache_facts& f = cache->facts();
+          const int sequence = cache->add();
+          const int64 rows = most_rows(f);
+          fill(*cache, sequence, part_of(3, 0, 100), 100);
+          cache->reserve(sequence, rows);
+          step_rows step = make_rows(f, 0, part_of(3, 100, 100 + rows));
+          const std::size_t bad = size_of(rows / 2);  // those before it must not notice
+          const std::size_t key = size_of(f.key_heads() * f.key_width);
+          if (where == 2) {
+            step.q[bad * size_of(f.query_heads * f.query_width) + 5] = x;
+          } else {
+            step.k[bad * key + (where == 0 ? 1 : key - 1)] = x;
+          }
+          out[side].resize(size_of(rows * f.query_heads * f.output_width));
+          lse[side].resize(size_of(rows * f.query_heads));
+          cache->append(0, step.k.data(), step.v.data());
+          cache->attend(0, step.q.data(), out[side].data(), lse[side].data(), params_of(f));
+          cache->commit();
+        }
+        std::size_t strange_ones = 0;
+        for (std::size_t i = 0; i < out[0].size(); ++i) {
+          const std::string device = class_of(static_cast<double>(out[0][i]));
+          strange_ones += device == "finite" ? 0 : 1;
+          if (device != class_of(static_cast<double>(out[1][i]))) {
+            FAIL_CHECK("output ", i, " is ", device, ", kind ", where, ", value ", x);
+            break;
+          }
+        }
+        CHECK(strange_ones > 0);
+        for (std::size_t i = 0; i < lse[0].size(); ++i) {
+          CHECK(std::string(class_of(static_cast<double>(lse[0][i]))) == class_of(static_cast<double>(lse[1][i])));
+        }
+      }
+    }
+  }
+}

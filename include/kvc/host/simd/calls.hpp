@@ -84,9 +84,8 @@ struct sum_codes_call {
   int sets;         ///< of four rows in a vector: 1 or 2
   const uint8* w8;  ///< [queries][w8_pitch]: [rows / 4][parts][4]
   int64 w8_pitch;
-  int parts;  ///< groups in the chunk, rounded up to 1, 2, 4 or 8
-  const int32 (
-      *lanes)[16];  ///< [2]: which of sets x parts words of weights a lane takes; of the vectors 0 and 1, 2 and 3
+  int parts;                   ///< groups in the chunk, rounded up to 1, 2, 4 or 8
+  const int32 (*lanes)[16];    ///< which of sets x parts words of weights lanes take: vectors 0 and 1, then 2 and 3
   const weight_groups* group;  ///< [queries]
   int queries;
   float* o;  ///< [queries][o_pitch]: [fields][4][16], in the order of load_interleaved
@@ -145,9 +144,9 @@ __attribute__((always_inline)) inline void scatter_words(const int32* words, voi
   for (int i = 0; i < 16; ++i) __builtin_memcpy(static_cast<byte*>(to) + 4 * Place(i), words + i, 4);
 }
 
+/// Constants in fp16. Of several groups, the 32 bytes before the pairs are readable.
 struct constants_call {
-  const byte*
-      pairs;  ///< of one group [16 blocks]{scale, offset} in fp16; of more [16][groups], 32 bytes before readable
+  const byte* pairs;  ///< of one group [16 blocks]{scale, offset}, of several [16][groups]{scale, offset}
   int blocks;
   int groups;
   float centre;   ///< middle = offset + centre x scale

@@ -42,15 +42,18 @@
 // checked as well: its error is a sum over rows of p_t |v_t| times roundings of size r (1 + scale |(q_i k_i)|), and may
 // be 6 times the root of the sum of their squares.
 //
-// 8-bit products with packed codes round a stream's queries by up to Q / 254 and its weights by up to W / 255, with Q
-// the largest channel of the query and W the largest product of a weight and a row's scale in a tile of 128 rows. They
-// meet codes less their centre: |scale (code - centre)| = |x - middle|, which is at most 1.4 times half the row's range
-// (2 bits: codes lie up to 2 of 3 steps from the centre), and of norm at most 1.4 (|x| + sqrt(width) range / 4): where
-// a group's middle is far from zero, its numbers are on that side too. These roundings are many and independent, so
-// their sums are judged by 6 standard deviations, not by the worst case, which would hide a lost row: a score moves by
-// 6 / sqrt(3) scale (Q / 254) |x - middle|, a channel of the output by 6 sqrt(sum over tiles of 128 (1.4 W / 255)^2) /
-// l. The whole output is checked against the root of the sum of their squares. Where transforms mix channels, Q and the
-// range are bounded by 6 norm / sqrt(block) (a Hadamard block spreads a vector), or by the norm.
+// 8-bit products with packed codes round a stream's queries by up to Q / 254, with Q the largest channel of the query,
+// and its weights times their rows' scales by up to 1 / 255 of the largest in a tile of 128 rows. They meet codes less
+// their centre: |scale (code - centre)| = |x - middle|, which is at most 1.4 times half the row's range (2 bits: codes
+// lie up to 2 of 3 steps from the centre), and of norm at most 1.4 (|x| + sqrt(width) range / 4): where a group's
+// middle is far from zero, its numbers are on that side too. So a weight's rounding moves a channel by up to
+// 1.4 W / 255, with W the tile's largest product of a weight and half its row's range: scales are the same share of
+// their rows' ranges. These roundings are many and independent, so their sums are judged by 6 standard deviations, not
+// by the worst case, which would hide a lost row: a score moves by 6 / sqrt(3) scale (Q / 254) |x - middle|, a channel
+// of the output by 6 sqrt(sum over tiles of 128 (1.4 W / 255)^2) / l. The whole output is checked against the root of
+// the sum of their squares. Where transforms mix channels, Q and half the range are bounded by 6 norm / sqrt(block) (a
+// Hadamard block spreads a vector: that is 6 standard deviations of a channel), or by the norm; channels then lie
+// around zero, and a middle within one deviation of it: range / 12 instead of range / 4.
 //
 // The bound is a worst case; what it leaves undetected is measured by the mutants of attention/mutants.cpp.
 
@@ -167,7 +170,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
       double square_norm = 0;
       for (std::size_t i = begin; i < end; ++i) square_norm += std::isfinite(key[i]) ? key[i] * key[i] : 0;
       const double root = std::sqrt(static_cast<double>(stream.width));
-      // Mixed channels lie around zero, and so do the middles of their groups.
+      // `most` of mixed channels is 6 standard deviations, a middle within one.
       const double middles = root * most / (stream.mixes ? 6 : 2);
       const double coded = 1.4 * std::min(root * most, std::sqrt(square_norm) + 2 * stream.mean_norm + middles);
       row_spread += in.scale / 254 * stored_magnitude(stream, in.query, begin, end, 0) * coded / std::sqrt(3.0);

@@ -15,6 +15,9 @@
 // Row functions and encode may take a team (core/team.hpp) as their last argument, as the built-in ones do; on a GPU
 // one thread of the team runs those that do not.
 //
+// A codec of single tokens may define 'static constexpr bool decodes_runs = true': decode then takes tokens
+// [begin, end) of a page at once, from the page's codes and constants. Without it decode gets one token at a time.
+//
 // Every codec states its error: bound() gives, per element, a number that |x - decode(encode(x))| never exceeds.
 
 namespace kvc::inline v0_1::quant {

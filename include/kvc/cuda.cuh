@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-// The CUDA half of the library, and the host half that it shares: compositions, launchers over device memory.
+// Everything for CUDA: policies, composition, published methods, launchers over device memory, the owning cache. The
+// host's launchers and cache are in kvc/kvc.hpp.
 
+#include "kvc/cache/compose.hpp"
 #include "kvc/cuda/append.cuh"
 #include "kvc/cuda/attend.cuh"
 #include "kvc/cuda/cache.cuh"
@@ -11,4 +13,6 @@
 #include "kvc/cuda/device.cuh"
 #include "kvc/cuda/gather.cuh"
 #include "kvc/cuda/route.cuh"
-#include "kvc/kvc.hpp"
+#include "kvc/methods/clla.hpp"
+#include "kvc/methods/published.hpp"
+#include "kvc/version.hpp"

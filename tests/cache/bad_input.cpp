@@ -150,6 +150,8 @@ TEST_CASE_TEMPLATE("sequences and capacity", Spec, plain, tail) {
   CHECK(status_of([&] { c.gather(s, 4, 0, 4, k.data(), v.data()); }) == status::bad_layer);
   CHECK(status_of([&] { c.truncate(s, 61); }) == status::bad_position);
   CHECK(status_of([&] { c.truncate(s, -1); }) == status::bad_position);
+  CHECK(sentence_of([&] { c.truncate(s, 61); }) == "kvc: truncate: 61 is not within the sequence's 60 rows");
+  CHECK(sentence_of([&] { c.truncate(s, -1); }) == "kvc: truncate: -1 is not within the sequence's 60 rows");
   CHECK(c.save(s) == before);
   c.gather(s, 0, 60, 60, k.data(), v.data());  // an empty range is none of these
 }

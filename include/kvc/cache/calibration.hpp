@@ -3,7 +3,6 @@
 
 #include <cstring>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "kvc/cache/calibration_view.hpp"
@@ -72,8 +71,8 @@ class calibration {
   /// Takes what values() gave; throws kvc::error (other_calibration) where the count differs.
   void load(std::span<const float> values) {
     if (values.size() != data_.size()) {
-      throw error(status::other_calibration, "calibration::load: expected " + std::to_string(data_.size()) +
-                                                 " floats, got " + std::to_string(values.size()));
+      throw error(status::other_calibration, "calibration::load: expected ", data_.size(), " floats, got ",
+                  values.size());
     }
     data_.assign(values.begin(), values.end());
   }

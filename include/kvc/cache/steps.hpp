@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
-#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -58,7 +57,7 @@ class open_step {
       ids_[i] = requests[i].sequence;
       lengths_[i] = s.length;
       indptr_[i + 1] = indptr_[i] + requests[i].rows;
-      std::copy(s.blocks.begin(), s.blocks.end(), table_.begin() + static_cast<std::ptrdiff_t>(i * stride));
+      for (std::size_t b = 0; b < s.blocks.size(); ++b) table_[i * stride + b] = s.blocks[b];
     }
     appended_.assign(appended_.size(), false);
     view_ = {static_cast<int>(n), ids_.data(),   lengths_.data(),

@@ -12,7 +12,7 @@ struct attend_params {
   int64 window = 0;                    ///< sliding window of the model: newest rows a query sees; 0: all
   const float* sink_logits = nullptr;  ///< [query_heads], joins the softmax's sum and the lse; null: none
   rotary::table_view rotary = {};      ///< angles by position, where keys are stored before their rotary embedding
-  bool fp32_products = false;          ///< on the host, also where 8-bit products with packed codes would do
+  bool fp32_products = false;          ///< where 8-bit products with packed codes would do (on the GPU: bf16)
 };
 
 }  // namespace kvc::inline v0_1

@@ -68,17 +68,26 @@ KVC_KERNEL void __launch_bounds__(merge_threads)
   if (lse != nullptr && team.rank() == 0) lse[item] = total == 0 ? minus_infinity : m + log_of(total);
 }
 
+/// Whether few queries are attended with products of bytes.
+template <class Spec>
+constexpr bool takes_bytes(const device_limits& device) {
+  if constexpr (byte_shape<Spec>::exists) return byte_block<Spec, float>::bytes + 1024 <= device.shared_bytes;
+  return false;
+}
+
 template <class Spec, class T, int Queries>
 status launch_attend(const cache_view<Spec>& view, const step_view& step, const attend_plan& plan, int slot,
                      rows_view<const T> q, const attend_params& params, const attend_results& results,
-                     cudaStream_t stream) {
+                     cudaStream_t stream, const device_limits& device = {}) {
   const dim3 grid(static_cast<unsigned>(step.sequences * view.model.stored_heads() * plan.query_blocks),
                   static_cast<unsigned>(plan.splits));
   if constexpr (byte_shape<Spec>::exists && Queries == attend_shape<Spec>::few) {
     using block = byte_block<Spec, T>;
     static_assert(block::queries == Queries);
-    return launch(attend_bytes_kernel<Spec, T>, grid, block::threads, block::bytes, stream, "attend", view, step, slot,
-                  plan.query_blocks, q, params, results);
+    if (takes_bytes<Spec>(device) && !params.fp32_products) {
+      return launch(attend_bytes_kernel<Spec, T>, grid, block::threads, block::bytes, stream, "attend", view, step,
+                    slot, plan.query_blocks, q, params, results);
+    }
   }
   return launch(attend_kernel<Spec, T, Queries>, grid, attend_shape<Spec>::threads, attend_layout<Spec, Queries>::bytes,
                 stream, "attend", view, step, slot, plan.query_blocks, q, params, results);
@@ -92,7 +101,8 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
 /// within `bounds`. q: [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse:
 /// [rows][query_heads] or null, natural logarithm, -inf where a query sees nothing (its output is zero). All pointers
 /// are the device's; workspace: attend_workspace_bytes of these bounds and this device; it and a table of angles are
-/// aligned to 16 bytes. Products are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor.
+/// aligned to 16 bytes. Products are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor. Few
+/// queries meet a latent in 4-bit codes in bytes (route tells), unless params.fp32_products.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,
@@ -122,7 +132,7 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   float* partial_o = static_cast<float*>(workspace);
   const detail::attend_results results{partial_o, partial_o + items * plan.splits * shape::value_pitch, out, lse};
   const auto launch = [&]<int Queries>() {
-    return detail::launch_attend<Spec, T, Queries>(view, step, plan, slot, q, params, results, stream);
+    return detail::launch_attend<Spec, T, Queries>(view, step, plan, slot, q, params, results, stream, device);
   };
   status launched = status::unsupported;
   if (plan.queries == shape::few) {

@@ -21,6 +21,12 @@ template <>
 __device__ inline void copy_async<16>(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global));
 }
+/// 16 bytes if `wanted`, without a branch.
+__device__ inline void copy_async_if(bool wanted, void* shared, const void* global) {
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16;}" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(static_cast<uint32>(wanted)));
+}
 __device__ inline void commit_copies() {
   asm volatile("cp.async.commit_group;");
 }

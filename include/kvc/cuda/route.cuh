@@ -6,7 +6,7 @@
 #include "kvc/cache/route.hpp"
 #include "kvc/core/text.hpp"
 #include "kvc/cuda/append.cuh"
-#include "kvc/cuda/attend_kernel.cuh"
+#include "kvc/cuda/attend.cuh"
 
 // Which kernel a call will launch, and why: read off the types that the kernels themselves are made of.
 
@@ -65,8 +65,23 @@ struct attend_words {
   static constexpr text why = both(true);
 };
 
+/// Of few queries with products of bytes.
+template <class Spec>
+struct byte_words {
+  static constexpr text kernel = text("attend_bytes_kernel, ") + text(byte_block<Spec, float>::queries) +
+                                 text(" queries x ") + text(byte_block<Spec, float>::rows) +
+                                 text(" rows: codes as they lie; merge_kernel") +
+                                 text(is_direct<Spec>(1) ? " where rows are split" : "");
+};
+
 template <class Spec, int Queries>
 constexpr route_answer attend_route(const device_limits& device) {
+  if constexpr (byte_shape<Spec>::exists && Queries == attend_shape<Spec>::few) {
+    if (takes_bytes<Spec>(device)) {
+      return {status::ok, byte_words<Spec>::kernel.c_str(),
+              "products of bytes: queries and weights are rounded to 8 bits, sums and weights take scales and middles"};
+    }
+  }
   if (attend_layout<Spec, Queries>::bytes > device.shared_bytes) {
     return {status::unsupported, "none", "a tile of rows and its queries do not fit into the device's shared memory"};
   }

@@ -45,6 +45,10 @@ def attend(space, type_name, before, last):
 APPEND = (f"{COMPOSITION}kvc::status run({PARAMETERS}kvc::rows_view<const float> k, kvc::rows_view<const float> v) {{\n"
           "  return kvc::host::append<spec, float>(view, step, 0, k, v);\n}\n")
 
+HOST_ATTEND = '#include "kvc/kvc.hpp"\n' + attend("host", "float", "int layer", "kvc::slice part")
+HOST_APPEND = '#include "kvc/kvc.hpp"\n' + APPEND
+SEPARATE = "#define KVC_SEPARATE_KERNELS\n"  # the kernels are compiled in another source, which is host-kernels
+
 # One of the two decode kernels of attend, which differ in how many queries share a row, without the merge.
 KERNEL = (f"{COMPOSITION}kvc::status run({PARAMETERS}const kvc::cuda::detail::attend_plan& plan, "
           "kvc::rows_view<const kvc::bf16> q, const kvc::attend_params& params, "
@@ -58,10 +62,12 @@ MB = 1_000_000
 ROWS = [
     ("core", "every header of kvc/core", "cxx", CORE, {"seconds": 0.2}),
     ("umbrella-host", "kvc/kvc.hpp", "cxx", '#include "kvc/kvc.hpp"\n', {}),
-    ("host-attend", "kvc/kvc.hpp and attend of one composition", "cxx",
-     '#include "kvc/kvc.hpp"\n' + attend("host", "float", "int layer", "kvc::slice part"), {}),
-    ("host-append", "kvc/kvc.hpp and append of one composition", "cxx",
-     '#include "kvc/kvc.hpp"\n' + APPEND, {}),
+    ("host-attend", "kvc/kvc.hpp and attend of one composition", "cxx", HOST_ATTEND, {}),
+    ("host-append", "kvc/kvc.hpp and append of one composition", "cxx", HOST_APPEND, {}),
+    ("host-attend-separate", "the same attend, with kvc::kernels", "cxx", SEPARATE + HOST_ATTEND, {}),
+    ("host-append-separate", "the same append, with kvc::kernels", "cxx", SEPARATE + HOST_APPEND, {}),
+    ("host-kernels", "kvc::kernels: the host's kernels in all instruction sets", "cxx",
+     SEPARATE + '#include "kvc/host/simd/dispatch.hpp"\n#include "kvc/host/simd/kernels.inl"\n', {}),
     ("host-cache", "kvc/kvc.hpp and the owning cache of one composition", "cxx",
      '#include "kvc/kvc.hpp"\n' + COMPOSITION + "template class kvc::host::cache<spec>;\n", {}),
     ("empty-cuda", "an empty .cu", "nvcc", "", {}),
@@ -116,7 +122,7 @@ def rows_of(table, compilers, runs, only=""):
         flags, suffix = (HOST, ".cpp") if kind == "cxx" else (CUDA, ".cu")
         row = {"id": name, "what": what, **measure(compilers[kind], flags, suffix, text, runs), "budget": budget}
         over = exceeded(row)
-        print(f"{name:16} {row['seconds']:7.2f} s {row['object_bytes'] / 1e3:8.0f} KB object "
+        print(f"{name:20} {row['seconds']:7.2f} s {row['object_bytes'] / 1e3:8.0f} KB object "
               f"{row['memory_bytes'] / 1e6:6.0f} MB memory" + "".join(f"  over budget: {n} {budget[n]}" for n in over),
               flush=True)
         rows.append(row)

@@ -54,7 +54,8 @@ TEST_CASE("attention on the GPU is the oracle's on the decoded rows") {
             const row_result& r = results[i][size_of(position - begin)];
             const float* out = r.out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads * f.output_width;
             const float* lse = r.lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads;
-            const verdict v = check_query(f, rows, queries.q.data(), position, variants[i], out, lse, c.rounding);
+            const verdict v =
+                check_query(f, rows, queries.q.data(), position, variants[i], out, lse, c.rounding(end - begin));
             worst = std::max(worst, v.worst);
             CHECK_MESSAGE(v.holds, "variant ", i, ", layer ", layer, ", position ", position, ": ", v.what);
           }
@@ -80,7 +81,7 @@ TEST_CASE("mutants fail: an lse without its constant, a scale, other rows") {
     std::vector<head_rows> rows = gather_rows(*cache, sequence, 0);
     const step_rows queries = make_rows(f, 0, part_of(50, 29, 30));
     const auto holds = [&](const row_result& r) {
-      return check_query(f, rows, queries.q.data(), 29, params_of(f), r.out.data(), r.lse.data(), c.rounding).holds;
+      return check_query(f, rows, queries.q.data(), 29, params_of(f), r.out.data(), r.lse.data(), c.rounding(1)).holds;
     };
     CHECK(holds(results[0]));
 
@@ -88,7 +89,7 @@ TEST_CASE("mutants fail: an lse without its constant, a scale, other rows") {
     shifted.lse[0] += 1;  // as if the constant of a folded query were missing
     CHECK_FALSE(holds(shifted));
     row_result scaled = results[0];
-    for (float& x : scaled.out) x *= 1.5f;
+    for (float& x : scaled.out) x *= c.rounding(1) == 0 ? 3.0f : 1.5f;  // 8-bit products of few rows may be far off
     CHECK_FALSE(holds(scaled));
     for (head_rows& h : rows) {  // the oracle has rows that the cache has not
       for (std::size_t t = 26; t < 30; ++t) {
@@ -131,7 +132,7 @@ TEST_CASE("ragged batches: every sequence as if it were alone") {
         const row_result& r = results[last - 1];
         const float* out = r.out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads * f.output_width;
         const float* lse = r.lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads;
-        const verdict v = check_query(f, decoded, queries.q.data(), position, params_of(f), out, lse, c.rounding);
+        const verdict v = check_query(f, decoded, queries.q.data(), position, params_of(f), out, lse, c.rounding(5));
         CHECK_MESSAGE(v.holds, "sequence ", i, ", layer ", layer, ": ", v.what);
       }
     }

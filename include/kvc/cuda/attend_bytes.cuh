@@ -61,14 +61,13 @@ __device__ void byte_block<Spec, T>::run(const rows_view<const T>& q, int split,
   const int score_offset = (warp() * 16 + lane() / 16 * 8 + lane() % 8) * pitch + lane() / 8 % 2 * 16;
   const int value_offset = lane() * pitch + warp() * warp_chunks * 16;
 
-  __syncthreads();  // the queries are there
+  wait_copies<stages - 2>();
+  __syncthreads();  // the queries are there, and the first tile
   int current = 0;
 #pragma unroll 1
   for (; !c.is_end(); tiles::skip(spans(), c, teams)) {
     const byte* staged = stage(current);
     const bool whole = c.begin >= seen_begin && c.begin + rows <= seen_end && c.is_whole();
-    wait_copies<stages - 2>();
-    __syncwarp();  // the warp's rows are there
     const auto constants_at = [&](int i) { return warp() * 16 + row_of(i); };
 
     float s[2][4] = {};
@@ -213,8 +212,11 @@ __device__ void byte_block<Spec, T>::run(const rows_view<const T>& q, int split,
         }
       }
     }
-    team_sync();  // the weights are there
-    accumulate(staged + value_offset, weights, scale_tops, part, asked, o);
+    float scale[warp_chunks];
+    weight_scales(scale_tops, scale);
+    wait_copies<stages - 3>();
+    team_sync();  // the weights are there, and the next tile; maxima were read
+    accumulate(staged + value_offset, weights, scale, part, asked, o);
     commit_copies();
     current = current + 1 == stages ? 0 : current + 1;
   }
@@ -241,7 +243,7 @@ __device__ void byte_block<Spec, T>::finish(int split, int splits, const float (
       if (lane() % 4 == 0) to[3 + g] = middle;
     }
   }
-  __syncthreads();  // results are there, stages are free
+  all_sync();  // results are there, stages are free
 
   // Shares in units of the largest maximum; who has no rows has none.
   const auto largest = [&](int n) {
@@ -267,7 +269,7 @@ __device__ void byte_block<Spec, T>::finish(int split, int splits, const float (
       }
     }
   }
-  __syncthreads();
+  all_sync();
 
   const bool direct = is_direct<Spec>(splits);
   for (int n = warp_index; n < count; n += teams * team_warps) {

@@ -51,9 +51,6 @@ struct byte_block {
   static constexpr int tops_bytes = queries * team_warps * 4;
   static constexpr int scale_pitch = round_up(latent::groups, 4);
   static constexpr int scale_top_bytes = team_warps * scale_pitch * 4;
-  static constexpr int team_bytes_for(int tile_bytes) {
-    return tile_bytes + latent::groups * weight_bytes + tops_bytes + scale_top_bytes;
-  }
 
   // Shared memory of a block.
   static constexpr int query_at = 0;                             // [chunks][lanes]{4 words}
@@ -66,17 +63,14 @@ struct byte_block {
   static constexpr int span_at = round_up(result_at + teams * team_warps * queries * result_floats * 4, 16);
   static constexpr int team_at = round_up(span_at + (most_spans + 1) * static_cast<int>(sizeof(tile_span)), 16);
 
-  static constexpr int stages =
-      team_at + teams * team_bytes_for(byte_tiles<Spec, team_warps, 3>::bytes) <= device_limits{}.shared_bytes - 1024
-          ? 3
-          : 2;
+  static constexpr int stages = 3;  ///< one is summed, one scored next, one on its way
   using tiles = byte_tiles<Spec, team_warps, stages>;
   using cursor = typename tiles::cursor;
   static constexpr int pitch = tiles::pitch;
   static constexpr int weights_at = tiles::bytes;
   static constexpr int tops_at = weights_at + latent::groups * weight_bytes;  // [queries][warps]
   static constexpr int scale_tops_at = tops_at + tops_bytes;                  // [warps][groups]
-  static constexpr int team_bytes = team_bytes_for(tiles::bytes);
+  static constexpr int team_bytes = scale_tops_at + scale_top_bytes;
   static constexpr int bytes = team_at + teams * team_bytes;
 
   // Queries are folded, one by a warp, where the last stage will lie; teams' sums are added up where stages were.
@@ -106,8 +100,20 @@ struct byte_block {
   __device__ int team() const { return warp_index / team_warps; }
   __device__ int warp() const { return warp_index % team_warps; }
   __device__ int rank() const { return warp() * 32 + lane(); }
-  __device__ void team_sync() const {
-    asm volatile("bar.sync %0, %1;" ::"r"(team() + 1), "n"(team_threads) : "memory");
+  __device__ void team_sync() const {  // numbers in the instructions: tools do not follow them in registers
+    static_assert(teams == 3);
+    if (team() == 0) {
+      asm volatile("bar.sync 1, %0;" ::"n"(team_threads) : "memory");
+    } else if (team() == 1) {
+      asm volatile("bar.sync 2, %0;" ::"n"(team_threads) : "memory");
+    } else {
+      asm volatile("bar.sync 3, %0;" ::"n"(team_threads) : "memory");
+    }
+  }
+  /// After team_sync: racecheck does not see that a barrier of all follows those of the teams, but for this.
+  __device__ void all_sync() const {
+    team_sync();
+    __syncthreads();
   }
   __device__ int group() const { return view.model.group(); }
   __device__ int64 position(int n) const { return step.seq_lens[index] + (query + n) / group(); }
@@ -274,23 +280,11 @@ struct byte_block {
   // channel 32 c + 8 (lane % 4) + 4 (e % 2) + i of the share.
   using sums = float[warp_chunks][4][4];
 
-  /// The copies that are asked for at a step of the sums: in few batches, as each begins with some waiting.
-  __device__ static void ask_at(const typename tiles::copies& asked, int step) {
-    constexpr int all_steps = warp_chunks * (rows / 32);
-    constexpr int batches = min_of(3, all_steps);
-    constexpr int batch = ceil_div(tiles::copies::count, batches);
-#pragma unroll
-    for (int b = 0; b < batches; ++b) {
-      if (step != b * all_steps / batches) continue;
-#pragma unroll
-      for (int n = b * batch; n < (b + 1) * batch; ++n) asked.ask(n);
-    }
-  }
-
-  /// o += the products of a tile, with 16 for 1 where i is odd. part: what the tile's weights are worth. `codes`: this
+  /// o += the products of a tile, with 16 for 1 where i is odd. scale: of a chunk's
+  /// weights, part: what the tile's are worth. `codes`: this
   /// lane's row of matrices. Meanwhile it asks for rows of a later tile.
-  __device__ void accumulate(const byte* codes, const byte* weights, const uint32* scale_tops, const float (&part)[2],
-                             const typename tiles::copies& asked, sums& o) const {
+  __device__ void accumulate(const byte* codes, const byte* weights, const float (&scale)[warp_chunks],
+                             const float (&part)[2], const typename tiles::copies& asked, sums& o) const {
     const uint4* of_group = reinterpret_cast<const uint4*>(weights) + lane();
     constexpr int steps = rows / 32;
     // 8 rows each: the halves of a register are rows 2 (lane % 4) and the next, 4 channels. Loaded one step ahead.
@@ -315,18 +309,16 @@ struct byte_block {
           ones[e][0] = __int_as_float(unsigned_ones + eights[2 * e]);
           ones[e][1] = __int_as_float(unsigned_ones + 16 * eights[2 * e]);
         }
-        uint32 top = scale_tops[g];
-#pragma unroll
-        for (int v = 1; v < team_warps; ++v) top = max(top, scale_tops[v * scale_pitch + g]);
-        factor[0] = part[0] * (__uint_as_float(top) * (1 / 255.0f));
-        factor[1] = part[1] * (__uint_as_float(top) * (1 / 255.0f));
+        factor[0] = part[0] * scale[c];
+        factor[1] = part[1] * scale[c];
       }
       int32 a[4][4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i][0] = a[i][1] = a[i][2] = a[i][3] = unsigned_ones;
 #pragma unroll
       for (int r = 0; r < steps; ++r) {
-        ask_at(asked, c * steps + r);
+#pragma unroll
+        for (int n = c * steps + r; n < tiles::copies::count; n += warp_chunks * steps) asked.ask(n);
         const uint32 x[4] = {next[0], next[1], next[2], next[3]};
         const int i = c * steps + r + 1;
         if (i < warp_chunks * steps) load_settled_matrices<true>(next, codes + i % steps * 32 * pitch + i / steps * 16);
@@ -353,6 +345,19 @@ struct byte_block {
     const uint32 low = __byte_perm(__float_as_uint(y[0]), __float_as_uint(y[1]), 0x0051);
     const uint32 high = __byte_perm(__float_as_uint(y[2]), __float_as_uint(y[3]), 0x0051);
     return __byte_perm(low, high, 0x5410);
+  }
+
+  /// What one unit of the weights of this warp's chunks is worth.
+  __device__ void weight_scales(const uint32* scale_tops, float (&scale)[warp_chunks]) const {
+#pragma unroll
+    for (int c = 0; c < warp_chunks; ++c) {
+      if (c > 0 && one_group) break;
+      const int g = (warp() * warp_chunks + c) / latent::group_chunks;
+      uint32 top = scale_tops[g];
+#pragma unroll
+      for (int w = 1; w < team_warps; ++w) top = max(top, scale_tops[w * scale_pitch + g]);
+      scale[c] = __uint_as_float(top) * (1 / 255.0f);
+    }
   }
 
   /// The largest scale of each group among the warp's rows; returns the largest of all.

@@ -73,8 +73,9 @@ struct tile_of {
         const byte* codes = segment + in_page * stream_type::row_bytes;
         const byte* constants =
             segment + stream_type::codes_bytes + in_page / stream_type::tokens_per_group * stream_type::group_bytes;
-        const int64 groups = ceil_div<int64>(stop - t, stream_type::tokens_per_group);
-        prefetch_bytes<2>(codes, (stop - t) * stream_type::row_bytes);
+        const int rows = static_cast<int>(stop - t);
+        const int groups = ceil_div(rows, stream_type::tokens_per_group);
+        prefetch_bytes<2>(codes, rows * stream_type::row_bytes);
         prefetch_bytes<2>(constants, groups * stream_type::group_bytes);
       }
       t = stop;

@@ -27,8 +27,8 @@ KVC_HD rows_view<T> contiguous_rows(T* data, int heads, int width) {
 /// Asks for memory that will be read, to lie in the first-level cache (3) or the second (2). Inlined always:
 /// g++ 12 drops calls of a function that does nothing else.
 template <int Locality>
-__attribute__((always_inline)) inline void prefetch_bytes(const void* p, int64 bytes) {
-  for (int64 i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 0, Locality);
+__attribute__((always_inline)) inline void prefetch_bytes(const void* p, int bytes) {
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i, 0, Locality);
 }
 #endif
 

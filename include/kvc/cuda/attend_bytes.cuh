@@ -68,14 +68,14 @@ __device__ void byte_block<Spec, T>::run(const rows_view<const T>& q, int split,
   for (; !c.is_end(); tiles::skip(spans(), c, teams)) {
     const byte* staged = stage(current);
     const bool whole = c.begin >= seen_begin && c.begin + rows <= seen_end && c.is_whole();
-    const auto constants_at = [&](int i) { return warp() * 16 + row_of(i); };
+    const auto tile_row = [&](int i) { return warp() * 16 + row_of(i); };
 
     float s[2][4] = {};
     {
       float2 k[4][key::groups];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        key::constants(staged + tiles::key_constants_at + constants_at(i) * key::group_bytes, k[i]);
+        key::constants(staged + tiles::key_constants_at + tile_row(i) * key::group_bytes, k[i]);
       }
       score<key, latent::chunks, latent::groups>(staged + latent::row_bytes + score_offset, k, s);
     }
@@ -88,7 +88,7 @@ __device__ void byte_block<Spec, T>::run(const rows_view<const T>& q, int split,
     float2 k[4][latent::groups];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      latent::constants(staged + tiles::latent_constants_at + constants_at(i) * latent::group_bytes, k[i]);
+      latent::constants(staged + tiles::latent_constants_at + tile_row(i) * latent::group_bytes, k[i]);
     }
     score<latent, 0, 0>(staged + score_offset, k, s);
 #pragma unroll
@@ -108,7 +108,7 @@ __device__ void byte_block<Spec, T>::run(const rows_view<const T>& q, int split,
       const int high = min_of(c.begin + rows, c.range.end);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int t = c.begin + warp() * 16 + row_of(i);
+        const int t = c.begin + tile_row(i);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int4 v = visible()[lane() / 4 + 8 * h];

@@ -132,8 +132,7 @@ struct byte_block {
 
   // ---- Queries into the stored space and to bytes, once: one warp per query.
 
-  /// A stream's part of a folded query: chunks [Begin, ...) of the products' operands.
-  /// Returns its scale.
+  /// A stream's part of a folded query, as operands of products from chunk Begin on. Returns its scale.
   template <class Rows, int Begin, int Groups>
   __device__ float put_query(const float* folded, int n) const {
     float top = 0;

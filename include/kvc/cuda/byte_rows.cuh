@@ -82,7 +82,6 @@ struct byte_tiles {
   static constexpr int latent_constants_at = rows * pitch;
   static constexpr int key_constants_at = latent_constants_at + rows * latent::group_bytes;
   static constexpr int stage_bytes = round_up(key_constants_at + rows * key::group_bytes, 16);
-
   static constexpr int bytes = Stages * stage_bytes;
 
   /// A tile on the walk over the spans.

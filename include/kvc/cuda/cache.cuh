@@ -2,7 +2,6 @@
 #pragma once
 
 #include <span>
-#include <string>
 #include <vector>
 
 #include "kvc/cache/calibration.hpp"
@@ -106,8 +105,7 @@ class cache {
     step_.require_none("truncate");
     sequence_state& s = at(sequence, "truncate");
     if (length < 0 || length > s.length) {
-      throw error(status::bad_position, "truncate: " + std::to_string(length) + " is not within the sequence's " +
-                                            std::to_string(s.length) + " rows");
+      throw error(status::bad_position, "truncate: ", length, " is not within the sequence's ", s.length, " rows");
     }
     open_single(sequence);
     status result = kvc::detail::check_present(view(), step(), 0, oldest_needed<Spec>(length), length);

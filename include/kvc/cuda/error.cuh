@@ -3,8 +3,6 @@
 
 #include <cuda_runtime.h>
 
-#include <string>
-
 #include "kvc/core/error.hpp"
 
 // What the CUDA runtime says. Launchers answer status::device_error and remember the reason, per thread; kernels run
@@ -33,8 +31,7 @@ inline status status_of(cudaError_t code, const char* call) {
 inline void require(cudaError_t code, const char* call) {
   if (code == cudaSuccess) return;
   last_error() = {code, call};
-  throw error(status::device_error,
-              std::string(call) + ": " + cudaGetErrorName(code) + ", " + cudaGetErrorString(code));
+  throw error(status::device_error, call, ": ", cudaGetErrorName(code), ", ", cudaGetErrorString(code));
 }
 
 /// Throws kvc::error unless `s` is ok, with what the runtime said.

@@ -354,7 +354,7 @@ struct byte_block {
       const int g = (warp() * warp_chunks + c) / latent::group_chunks;
       uint32 top = scale_tops[g];
 #pragma unroll
-      for (int w = 1; w < team_warps; ++w) top = max(top, scale_tops[w * scale_pitch + g]);
+      for (int w = 1; w < team_warps; ++w) top = max_of(top, scale_tops[w * scale_pitch + g]);
       scale[c] = __uint_as_float(top) * (1 / 255.0f);
     }
   }
@@ -365,10 +365,10 @@ struct byte_block {
     uint32 tops[scale_pitch] = {};
 #pragma unroll
     for (int g = 0; g < latent::groups; ++g) {  // scales are not negative: ordered as their bits
-      const uint32 low = max(__float_as_uint(k[0][g].x), __float_as_uint(k[1][g].x));
-      const uint32 high = max(__float_as_uint(k[2][g].x), __float_as_uint(k[3][g].x));
-      tops[g] = __reduce_max_sync(~0u, max(low, high));
-      of_all = max(of_all, tops[g]);
+      const uint32 low = max_of(__float_as_uint(k[0][g].x), __float_as_uint(k[1][g].x));
+      const uint32 high = max_of(__float_as_uint(k[2][g].x), __float_as_uint(k[3][g].x));
+      tops[g] = __reduce_max_sync(~0u, max_of(low, high));
+      of_all = max_of(of_all, tops[g]);
     }
     if (lane() == 0) {
 #pragma unroll
@@ -385,7 +385,7 @@ struct byte_block {
 #pragma unroll
     for (int w = 1; w < team_warps; ++w) {
       const uint4 x = *reinterpret_cast<const uint4*>(scale_tops + w * scale_pitch + g);
-      top = make_uint4(max(top.x, x.x), max(top.y, x.y), max(top.z, x.z), max(top.w, x.w));
+      top = make_uint4(max_of(top.x, x.x), max_of(top.y, x.y), max_of(top.z, x.z), max_of(top.w, x.w));
     }
     return top;
   }

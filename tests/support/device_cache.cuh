@@ -117,6 +117,7 @@ class device_attend_cache final : public typed_cache<Spec> {
 
 struct device_composition {
   std::string name;
+  double rounding_in_bf16;  ///< where params.fp32_products
   double (*rounding)(int64 rows_of_step);
   std::unique_ptr<any_cache> (*make)(const kvc::host::cache_options&);
   std::unique_ptr<any_cache> (*make_host)(const kvc::host::cache_options&);
@@ -129,8 +130,8 @@ std::unique_ptr<any_cache> make_cache(const kvc::host::cache_options& o) {
 
 template <class... Specs>
 std::vector<device_composition> device_compositions_of(list<Specs...>) {
-  return {{Specs::name().c_str(), device_rounding_of<Specs>, make_cache<device_attend_cache<Specs>>,
-           make_cache<typed_cache<Specs>>}...};
+  return {{Specs::name().c_str(), device_rounding<Specs>, device_rounding_of<Specs>,
+           make_cache<device_attend_cache<Specs>>, make_cache<typed_cache<Specs>>}...};
 }
 
 }  // namespace kvc_test

@@ -214,7 +214,7 @@ __device__ void byte_block<Spec, T>::run(const rows_view<const T>& q, int split,
     }
     float scale[warp_chunks];
     weight_scales(scale_tops, scale);
-    wait_copies<stages - 3>();
+    wait_copies<0>();
     team_sync();  // the weights are there, and the next tile; maxima were read
     accumulate(staged + value_offset, weights, scale, part, asked, o);
     commit_copies();

@@ -279,9 +279,8 @@ struct byte_block {
   // channel 32 c + 8 (lane % 4) + 4 (e % 2) + i of the share.
   using sums = float[warp_chunks][4][4];
 
-  /// o += the products of a tile, with 16 for 1 where i is odd. scale: of a chunk's
-  /// weights, part: what the tile's are worth. `codes`: this
-  /// lane's row of matrices. Meanwhile it asks for rows of a later tile.
+  /// o += the products of a tile, with 16 for 1 where i is odd. scale: of a chunk's weights, part: what the tile's are
+  /// worth. `codes`: this lane's row of matrices. Meanwhile it asks for rows of a later tile.
   __device__ void accumulate(const byte* codes, const byte* weights, const float (&scale)[warp_chunks],
                              const float (&part)[2], const typename tiles::copies& asked, sums& o) const {
     const uint4* of_group = reinterpret_cast<const uint4*>(weights) + lane();

@@ -183,24 +183,21 @@ __device__ void byte_block<Spec, T>::run(const rows_view<const T>& q, int split,
 #pragma unroll
       for (int i = 0; i < 4; ++i) s[i / 2][2 * h + i % 2] *= ratio;
     }
+    const uint4 scales = scale_tops_of_groups(scale_tops);
+    const uint32 scale_of[4] = {scales.x, scales.y, scales.z, scales.w};
 #pragma unroll
-    for (int first_group = 0; first_group < latent::groups; first_group += 4) {
-      const uint4 scales = scale_tops_at_group(scale_tops, first_group);
-      const uint32 scale_of[4] = {scales.x, scales.y, scales.z, scales.w};
+    for (int g = 0; g < latent::groups; ++g) {
+      const float top = __uint_as_float(scale_of[g]);
+      const float inverse = top > 0 ? reciprocal_of(top) * 255.0f : 0.0f;
+      uint2 words;
 #pragma unroll
-      for (int g = first_group; g < min_of(first_group + 4, latent::groups); ++g) {
-        const float top = __uint_as_float(scale_of[g - first_group]);
-        const float inverse = top > 0 ? reciprocal_of(top) * 255.0f : 0.0f;
-        uint2 words;
+      for (int h = 0; h < 2; ++h) {
+        float y[4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float y[4];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) y[i] = s[i / 2][2 * h + i % 2] * (k[i][g].x * inverse) + thresholds[i];
-          (h == 0 ? words.x : words.y) = pack_weights(y);
-        }
-        *reinterpret_cast<uint2*>(weights + g * weight_bytes + warp() / 2 * 512 + lane() * 16 + warp() % 2 * 8) = words;
+        for (int i = 0; i < 4; ++i) y[i] = s[i / 2][2 * h + i % 2] * (k[i][g].x * inverse) + thresholds[i];
+        (h == 0 ? words.x : words.y) = pack_weights(y);
       }
+      *reinterpret_cast<uint2*>(weights + g * weight_bytes + warp() / 2 * 512 + lane() * 16 + warp() % 2 * 8) = words;
     }
     if (__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll

@@ -49,7 +49,8 @@ struct byte_block {
   static constexpr int rows = 16 * team_warps;          ///< of a tile
   static constexpr int weight_bytes = rows / 32 * 512;  ///< of a group: [products][lanes]{4 words}
   static constexpr int tops_bytes = queries * team_warps * 4;
-  static constexpr int scale_pitch = round_up(latent::groups, 4);
+  static constexpr int scale_pitch = 4;
+  static_assert(latent::groups <= scale_pitch);
   static constexpr int scale_top_bytes = team_warps * scale_pitch * 4;
 
   // Shared memory of a block.
@@ -370,20 +371,16 @@ struct byte_block {
       of_all = max_of(of_all, tops[g]);
     }
     if (lane() == 0) {
-#pragma unroll
-      for (int g = 0; g < latent::groups; g += 4) {
-        *reinterpret_cast<uint4*>(scale_tops + warp() * scale_pitch + g) =
-            make_uint4(tops[g], tops[g + 1], tops[g + 2], tops[g + 3]);
-      }
+      *reinterpret_cast<uint4*>(scale_tops + warp() * scale_pitch) = make_uint4(tops[0], tops[1], tops[2], tops[3]);
     }
     return of_all;
   }
-  /// Of groups [g, g + 4).
-  __device__ static uint4 scale_tops_at_group(const uint32* scale_tops, int g) {
-    uint4 top = *reinterpret_cast<const uint4*>(scale_tops + g);
+  /// Of all warps.
+  __device__ static uint4 scale_tops_of_groups(const uint32* scale_tops) {
+    uint4 top = *reinterpret_cast<const uint4*>(scale_tops);
 #pragma unroll
     for (int w = 1; w < team_warps; ++w) {
-      const uint4 x = *reinterpret_cast<const uint4*>(scale_tops + w * scale_pitch + g);
+      const uint4 x = *reinterpret_cast<const uint4*>(scale_tops + w * scale_pitch);
       top = make_uint4(max_of(top.x, x.x), max_of(top.y, x.y), max_of(top.z, x.z), max_of(top.w, x.w));
     }
     return top;

@@ -153,6 +153,18 @@ struct byte_tiles {
   using key_constants_copy = rows_copy<key::group_bytes, key::group_bytes>;
   static constexpr int64 key_at = first::segment_bytes;  ///< of a page: a latent has one head
 
+  /// Calls f(copy, from, to) for the codes and constants of both streams, of the rows from `row` of a tile on, which
+  /// are those from `in_page` of a page on.
+  template <class F>
+  __device__ static void for_each_copy(const byte* page, int in_page, byte* stage, int row, const F& f) {
+    f(latent_copy{}, page + in_page * latent::row_bytes, stage + row * pitch);
+    f(key_copy{}, page + key_at + in_page * key::row_bytes, stage + row * pitch + latent::row_bytes);
+    f(latent_constants_copy{}, page + first::codes_bytes + in_page * latent::group_bytes,
+      stage + latent_constants_at + row * latent::group_bytes);
+    f(key_constants_copy{}, page + key_at + second::codes_bytes + in_page * key::group_bytes,
+      stage + key_constants_at + row * key::group_bytes);
+  }
+
   /// The copies of the warp's rows of a tile, which are asked for one after the other, between other work: the queue of
   /// copies is short, and a thread waits where it is full.
   struct copies {
@@ -163,22 +175,14 @@ struct byte_tiles {
     int row;      ///< the same in the tile
     int lane;
 
-    static constexpr int count = latent_copy::lane_pieces + 3;
+    static constexpr int count = latent_copy::lane_pieces + key_copy::lane_pieces + latent_constants_copy::lane_pieces +
+                                 key_constants_copy::lane_pieces;
     __device__ void ask(int i) const {
-      static_assert(key_copy::lane_pieces == 1 && latent_constants_copy::lane_pieces == 1 &&
-                    key_constants_copy::lane_pieces == 1);
-      if (i < latent_copy::lane_pieces) {
-        latent_copy::piece(wanted, i, page + in_page * latent::row_bytes, stage + row * pitch, lane);
-      } else if (i == latent_copy::lane_pieces) {
-        key_copy::piece(wanted, 0, page + key_at + in_page * key::row_bytes, stage + row * pitch + latent::row_bytes,
-                        lane);
-      } else if (i == latent_copy::lane_pieces + 1) {
-        latent_constants_copy::piece(wanted, 0, page + first::codes_bytes + in_page * latent::group_bytes,
-                                     stage + latent_constants_at + row * latent::group_bytes, lane);
-      } else if (i == latent_copy::lane_pieces + 2) {
-        key_constants_copy::piece(wanted, 0, page + key_at + second::codes_bytes + in_page * key::group_bytes,
-                                  stage + key_constants_at + row * key::group_bytes, lane);
-      }
+      int first_piece = 0;
+      for_each_copy(page, in_page, stage, row, [&](auto copy, const byte* from, byte* to) {
+        if (i >= first_piece && i < first_piece + copy.lane_pieces) copy.piece(wanted, i - first_piece, from, to, lane);
+        first_piece += copy.lane_pieces;
+      });
     }
   };
   /// Those of a tile whose rows all exist; others are asked for here.
@@ -191,12 +195,8 @@ struct byte_tiles {
     if (c.is_whole()) return {true, page, stage, in_page, row, lane};
     const int low = c.low(warp);
     const int high = c.high(warp);
-    latent_copy::some(low, high, page + in_page * latent::row_bytes, stage + row * pitch, lane);
-    key_copy::some(low, high, page + key_at + in_page * key::row_bytes, stage + row * pitch + latent::row_bytes, lane);
-    latent_constants_copy::some(low, high, page + first::codes_bytes + in_page * latent::group_bytes,
-                                stage + latent_constants_at + row * latent::group_bytes, lane);
-    key_constants_copy::some(low, high, page + key_at + second::codes_bytes + in_page * key::group_bytes,
-                             stage + key_constants_at + row * key::group_bytes, lane);
+    for_each_copy(page, in_page, stage, row,
+                  [&](auto copy, const byte* from, byte* to) { copy.some(low, high, from, to, lane); });
     return {};
   }
 };

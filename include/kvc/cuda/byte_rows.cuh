@@ -155,8 +155,8 @@ struct byte_tiles {
 
   /// Calls f(copy, from, to) for the codes and constants of both streams, of the rows from `row` of a tile on, which
   /// are those from `in_page` of a page on.
-  template <class F>
-  __device__ static void for_each_copy(const byte* page, int in_page, byte* stage, int row, const F& f) {
+  template <class Function>
+  __device__ static void for_each_copy(const byte* page, int in_page, byte* stage, int row, const Function& f) {
     f(latent_copy{}, page + in_page * latent::row_bytes, stage + row * pitch);
     f(key_copy{}, page + key_at + in_page * key::row_bytes, stage + row * pitch + latent::row_bytes);
     f(latent_constants_copy{}, page + first::codes_bytes + in_page * latent::group_bytes,

@@ -209,9 +209,10 @@ int main(int argc, char** argv) {
   using flagship32 = kvc::clla_cache<kvc::shape<2, 32, 32, 128>>;
   bench<flagship>(o, "clla-int4-h16-b128-l4096", "CLLA int4, 308-byte rows, 16 heads", 128, 4096);
   bench<c::int4>(o, "gqa-int4-b16-l32768", "int4 K and V, 32/8 heads, d 128", 16, 32768);
+  bench<flagship>(o, "clla-int4-h16-b1-l65536", "CLLA int4, one long request", 1, 65536);
+  bench<flagship>(o, "clla-int4-h16-b1-l4096", "CLLA int4, one request", 1, 4096);
 #ifndef KVC_BENCH_FEW
   bench<flagship32>(o, "clla-int4-h32-b128-l4096", "CLLA int4, 308-byte rows, 32 heads", 128, 4096);
-  bench<flagship>(o, "clla-int4-h16-b1-l65536", "CLLA int4, one long request", 1, 65536);
   bench<c::bf16>(o, "bf16-b64-l8192", "bf16", 64, 8192);
   bench<c::fp32>(o, "fp32-b64-l8192", "fp32", 64, 8192);
   bench<c::fp8>(o, "fp8-b64-l8192", "E4M3 without a scale", 64, 8192);

@@ -22,7 +22,7 @@ TXT
 
 wrong_use() { printf 'cuda.sh: %s\n\n' "$*" >&2; usage >&2; exit 2; }
 
-out='' work=build/bench arch=native filter='' few=() run=yes build=yes
+out='' work=build/bench arch='' filter='' few=() run=yes build=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --out) [ -n "${2:-}" ] || wrong_use "--out wants a file"; out=$2; shift ;;
@@ -41,6 +41,10 @@ done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 command -v nvcc >/dev/null 2>&1 || PATH=$PATH:/usr/local/cuda/bin
 command -v nvcc >/dev/null 2>&1 || { echo "cuda.sh: there is no nvcc on PATH" >&2; exit 1; }
+if [ -z "$arch" ]; then
+  arch=native  # which would leave out what only 90a has
+  [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)" != 9.0 ] || arch=sm_90a
+fi
 mkdir -p "$work"
 rm -f "$work"/*.jsonl
 

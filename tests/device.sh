@@ -11,7 +11,7 @@ use: bash tests/device.sh [options]
   --sanitize         run every program under compute-sanitizer as well: memcheck, racecheck, initcheck, synccheck
   --tools A,B        those tools alone
   --filter REGEX     only programs whose name matches, such as '^append'
-  --arch ARCH        what to compile for (default: the GPU of this machine, else sm_90)
+  --arch ARCH        what to compile for (default: the GPU of this machine, else sm_90a)
   --doctest FOLDER   where doctest/doctest.h is, if not on the compiler's path
   --jobs N           compile N at a time (default: all cores)
   --timeout S        seconds that one run of one program may take (default: 600)
@@ -48,8 +48,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 command -v nvcc >/dev/null 2>&1 || PATH=$PATH:/usr/local/cuda/bin
 command -v nvcc >/dev/null 2>&1 || { echo "device.sh: there is no nvcc on PATH" >&2; exit 1; }
 if [ -z "$arch" ]; then
-  arch=sm_90
-  if nvidia-smi -L 2>/dev/null | grep -q '^GPU 0'; then arch=native; fi
+  arch=sm_90a  # native would leave out what only 90a has
+  case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1) in
+    9.0|'') ;;
+    *) arch=native ;;
+  esac
 fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)

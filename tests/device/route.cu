@@ -58,7 +58,7 @@ static_assert(attends<compose<shape<1, 32, 8, 256>, half_split<>, low_rank<128>,
 static_assert(attends<compose<model, half_split<>, none<float>>>("keys turned"));
 static_assert(attends<compose<model, half_split<>, low_rank<64>, none<float>>>("keys row by row"));
 static_assert(attends<flagship>("attend_bytes_kernel, 16 queries x 64 rows: codes as they lie"));
-static_assert(attends<flagship>("attend_kernel, 32 queries", 17));
+static_assert(attends<flagship>("attend_bytes_kernel, 32 queries", 17));
 static_assert(has(route<flagship>(operation::attend).why, "rounded to 8 bits"));
 constexpr kvc::cuda::device_limits a100{.multiprocessors = 108, .shared_bytes = 167936};
 static_assert(has(route<flagship>(operation::attend, 1, a100).kernel, "latent as stored, rotary key as stored"));

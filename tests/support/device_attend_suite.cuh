@@ -54,8 +54,7 @@ TEST_CASE("attention on the GPU is the oracle's on the decoded rows") {
             const row_result& r = results[i][size_of(position - begin)];
             const float* out = r.out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads * f.output_width;
             const float* lse = r.lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads;
-            const verdict v =
-                check_query(f, rows, queries.q.data(), position, variants[i], out, lse, c.rounding(end - begin));
+            const verdict v = check_query(f, rows, queries.q.data(), position, variants[i], out, lse, c.rounding());
             worst = std::max(worst, v.worst);
             CHECK_MESSAGE(v.holds, "variant ", i, ", layer ", layer, ", position ", position, ": ", v.what);
           }
@@ -134,7 +133,7 @@ TEST_CASE("ragged batches: every sequence as if it were alone") {
         const row_result& r = results[last - 1];
         const float* out = r.out.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads * f.output_width;
         const float* lse = r.lse.data() + static_cast<std::ptrdiff_t>(layer) * f.query_heads;
-        const verdict v = check_query(f, decoded, queries.q.data(), position, params_of(f), out, lse, c.rounding(5));
+        const verdict v = check_query(f, decoded, queries.q.data(), position, params_of(f), out, lse, c.rounding());
         CHECK_MESSAGE(v.holds, "sequence ", i, ", layer ", layer, ": ", v.what);
       }
     }

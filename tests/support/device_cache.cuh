@@ -46,12 +46,13 @@ class device_bytes {
 /// How far the products of a composition round their factors (oracle.hpp).
 template <class Spec>
 inline constexpr double device_rounding = kvc::cuda::detail::attend_shape<Spec>::limbs == 2 ? 0x1p-16 : 0x1p-9;
-/// The same of a step whose longest part has so many rows: 0 where its products are of bytes.
+/// The same of a step: 0 where its products are of bytes.
 template <class Spec>
-double device_rounding_of(int64 rows) {
-  using shape = kvc::cuda::detail::attend_shape<Spec>;
-  const bool few = shape::block_queries(rows * extents_of<Spec>().group()) == shape::few;
-  return few && kvc::cuda::detail::takes_bytes<Spec>({}) ? 0 : device_rounding<Spec>;
+double device_rounding_of_step() {
+  if constexpr (kvc::cuda::detail::byte_shape<Spec>::exists) {
+    if (kvc::cuda::detail::takes_bytes<Spec>({}) && kvc::cuda::detail::has_bytes_code<Spec, float, 16>()) return 0;
+  }
+  return device_rounding<Spec>;
 }
 
 template <class Spec>
@@ -118,7 +119,7 @@ class device_attend_cache final : public typed_cache<Spec> {
 struct device_composition {
   std::string name;
   double rounding_in_bf16;  ///< where params.fp32_products
-  double (*rounding)(int64 rows_of_step);
+  double (*rounding)();
   std::unique_ptr<any_cache> (*make)(const kvc::host::cache_options&);
   std::unique_ptr<any_cache> (*make_host)(const kvc::host::cache_options&);
 };
@@ -130,7 +131,7 @@ std::unique_ptr<any_cache> make_cache(const kvc::host::cache_options& o) {
 
 template <class... Specs>
 std::vector<device_composition> device_compositions_of(list<Specs...>) {
-  return {{Specs::name().c_str(), device_rounding<Specs>, device_rounding_of<Specs>,
+  return {{Specs::name().c_str(), device_rounding<Specs>, device_rounding_of_step<Specs>,
            make_cache<device_attend_cache<Specs>>, make_cache<typed_cache<Specs>>}...};
 }
 

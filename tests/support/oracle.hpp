@@ -53,7 +53,9 @@
 // of the output by 6 sqrt(sum over tiles of 128 (1.4 W / 255)^2) / l. The whole output is checked against the root of
 // the sum of their squares. Where transforms mix channels, Q and half the range are bounded by 6 norm / sqrt(block) (a
 // Hadamard block spreads a vector: that is 6 standard deviations of a channel), or by the norm; channels then lie
-// around zero, and a middle within one deviation of it: range / 12 instead of range / 4.
+// around zero, and a middle within one deviation of it: range / 12 instead of range / 4. The middles of groups may meet
+// weights in bf16, and the query's sums in two bf16 each: a channel moves by 2^-9 p_t |v_t| at most for each row, which
+// are independent as well, a score by 2^-16 scale sum_i |q_i k_i|.
 //
 // The bound is a worst case; what it leaves undetected is measured by the mutants of attention/mutants.cpp.
 
@@ -200,7 +202,8 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   const bool keys_mix = f.first.mixes || f.is_deferred || means > 0 || (f.is_latent && f.second.mixes);
   const double largest = in.scale * (keys_mix ? norm(in.query) * (longest_key + 2 * means) : largest_product);
   const double r = rounding_of_factors;
-  const double delta = (depth * unit_roundoff + 2 * r) * largest + tanh_error * in.soft_cap + 6 * byte_spread;
+  const double delta =
+      (depth * unit_roundoff + 2 * r + (in_bytes ? 0x1p-16 : 0)) * largest + tanh_error * in.soft_cap + 6 * byte_spread;
   const double row_count = static_cast<double>(in.keys.size());
   const double tiles = std::ceil(static_cast<double>(position + 1) / 16) + 2;
   const double a = std::expm1(delta) + 2 * unit_roundoff * largest + tiles * exp_error;
@@ -213,6 +216,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
   double mixed = 0;
   double largest_values = 0;
   double squares = 0;
+  double middle_square = 0;  // of a channel: the variance by roundings of weights that meet middles
   std::vector<double> tops(static_cast<std::size_t>(position / 128 + 1));  // per tile: the largest weight x range
   for (std::size_t t = 0; t < in.keys.size(); ++t) {
     double score = 0;
@@ -226,6 +230,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
     for (const double x : in.values[t]) largest_value = std::max(largest_value, std::isfinite(x) ? std::fabs(x) : 0);
     largest_values += weight * largest_value;
     if (in_bytes && values.is_packed) {
+      middle_square += weight * largest_value * 0x1p-9 * weight * largest_value * 0x1p-9;
       double& top = tops[static_cast<std::size_t>(positions[t] / 128)];
       top =
           std::max(top, weight * 2 * stored_magnitude(values, in.values[t], 0, in.values[t].size(), values.mean_norm));
@@ -233,7 +238,7 @@ inline expected_attention expect_attention(const cache_facts& f, const head_rows
     squares += weight * weight * length * length;
     for (int c = 0; c < f.output_width; ++c) channel[c] += weight * std::fabs(in.values[t][c]);
   }
-  double byte_square = 0;  // of a channel: the variance
+  double byte_square = middle_square;  // of a channel: the variance
   for (const double top : tops) byte_square += 128 * (0.7 * top / 255) * (0.7 * top / 255);
   const double width = f.output_width;
   for (int c = 0; c < f.output_width; ++c) {

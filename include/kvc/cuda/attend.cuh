@@ -9,9 +9,16 @@ namespace kvc::inline v0_1::cuda {
 
 namespace detail {
 
-inline constexpr int merge_threads = 128;
+inline constexpr int merge_threads = 512;
 
-/// Joins the splits of one query row and head, takes the sink in, and turns the sum into the model's space: one block.
+/// Blocks that share the channels of an output: several where channels do not mix on the way to the model's space.
+template <class Spec>
+constexpr int merge_slices = is_direct<Spec>(1) && attend_shape<Spec>::value_pitch % 128 == 0
+                                 ? attend_shape<Spec>::value_pitch / 128
+                                 : 1;
+
+/// Joins the splits of one query row and head, takes the sink in, and turns the sum into the model's space.
+/// grid: (rows x query heads, slices).
 template <class Spec>
 KVC_KERNEL void __launch_bounds__(merge_threads)
     merge_kernel(cache_view<Spec> view, const int64* row_indptr, int sequences, int slot, int splits,
@@ -20,58 +27,108 @@ KVC_KERNEL void __launch_bounds__(merge_threads)
   using shape = attend_shape<Spec>;
   using value_stream = stream_of<Spec, Spec::values_are_first>;
   const block_team<merge_threads> team;
-  __shared__ float sum[shape::value_pitch];
-  __shared__ float output[Spec::output_width];
-  __shared__ float weights[most_splits];
+  constexpr int slices = merge_slices<Spec>;
+  constexpr int width = shape::value_pitch / slices;
+  constexpr int lanes = width / 4;  // a thread takes 4 channels of every parts-th split
+  constexpr int parts = merge_threads / lanes;
+  static_assert(parts > 0, "kvc: rows of more than 2048 values cannot be merged");
+  __shared__ __align__(16) float sum[parts][width];
+  __shared__ float output[slices > 1 ? 1 : Spec::output_width];
   const int64 item = blockIdx.x;
   const int64 row = item / view.model.query_heads;
   const int query_head = static_cast<int>(item % view.model.query_heads);
-  if (row >= row_indptr[sequences]) return;
   const int head = query_head / view.model.group();
+  const int begin = static_cast<int>(blockIdx.y) * width;  // of the channels
   const float minus_infinity = -infinity();
 
-  // A split without rows has m = -inf and l = 0; where all scores are -inf, m is that as well.
+  // Memory is far, and splits are many: loads are asked for before the first is needed.
+  constexpr int batch = 8;
+  const int channel = team.rank() % lanes * 4;
+  const int own_split = team.rank() / lanes;
+  const bool is_idle = own_split >= parts;
+  const float* from = partial_o + item * splits * shape::value_pitch + begin + channel;
+  float4 some[batch];
+  const auto load = [&](int split) {
+#pragma unroll
+    for (int b = 0; b < batch; ++b) {
+      const int s = min_of(split + b * parts, splits - 1);
+      some[b] = *reinterpret_cast<const float4*>(from + static_cast<int64>(s) * shape::value_pitch);
+    }
+  };
+  load(own_split);
   const float* states = partial_state + 2 * item * splits;
+  const auto state_of = [&](int split) { return *reinterpret_cast<const float2*>(states + 2 * split); };
+  constexpr int lane_states = most_splits / 32;
+  float2 of_lane[lane_states];  // every warp has them all: no warp waits for another
+  const warp_team<> warp;
+#pragma unroll
+  for (int i = 0; i < lane_states; ++i) {
+    const int s = warp.rank() + 32 * i;
+    of_lane[i] = s < splits ? state_of(s) : make_float2(minus_infinity, 0);
+  }
+  if (row >= row_indptr[sequences]) return;
+
+  // A split without rows has m = -inf and l = 0; where all scores are -inf, m is that as well.
   float m = minus_infinity;
-  for (int s = team.rank(); s < splits; s += team.size()) m = fmaxf(m, states[2 * s]);
-  m = team.largest(m);
+#pragma unroll
+  for (int i = 0; i < lane_states; ++i) m = fmaxf(m, of_lane[i].x);
+  m = warp.largest(m);
   if (sink_logits != nullptr) m = fmaxf(m, sink_logits[query_head]);
   const float top = m == minus_infinity ? 0.0f : m;
+  // Not inf - inf, which the states of one split do not meet either.
+  const auto weight_of = [&](float2 state) {
+    return state.y == 0 ? 0.0f : state.x == top ? 1.0f : exp_of(state.x - top);
+  };
   float l = 0;
-  for (int s = team.rank(); s < splits; s += team.size()) {
-    const float2 state = *reinterpret_cast<const float2*>(states + 2 * s);
-    // Not inf - inf, which the states of one split do not meet either.
-    weights[s] = state.y == 0 ? 0.0f : state.x == top ? 1.0f : exp_of(state.x - top);
-    l += state.y * weights[s];
-  }
-  l = team.sum(l);
-  team.sync();
+#pragma unroll
+  for (int i = 0; i < lane_states; ++i) l += of_lane[i].y * weight_of(of_lane[i]);
+  l = warp.sum(l);
   const float total = sink_logits == nullptr ? l : l + exp_of(sink_logits[query_head] - top);
-
   const float inverse = total == 0 ? 0.0f : 1.0f / total;
-  const float* parts = partial_o + item * splits * shape::value_pitch;
-  for (int c = team.rank(); c < shape::value_pitch; c += team.size()) {
-    float x = 0;
-#pragma unroll 8
-    for (int s = 0; s < splits; ++s) {
-      const float w = weights[s];
-      if (w != 0) x += w * parts[static_cast<int64>(s) * shape::value_pitch + c];
-    }
-    sum[c] = x * inverse;
-  }
-  team.sync();
 
-  const float* constants = view.calibration.template of<Spec::values_are_first>(slot, head);
-  transform<value_stream>::unfold_output(sum, l * inverse, output, constants, team);
+  float4 x = make_float4(0, 0, 0, 0);
+  for (int split = own_split; split < splits; split += batch * parts) {
+    if (split != own_split) load(split);
+#pragma unroll
+    for (int b = 0; b < batch; ++b) {
+      const int s = split + b * parts;
+      const float w = s < splits ? weight_of(state_of(s)) : 0.0f;
+      if (w != 0) {  // else the part may be anything
+        x = make_float4(x.x + w * some[b].x, x.y + w * some[b].y, x.z + w * some[b].z, x.w + w * some[b].w);
+      }
+    }
+  }
+  if (!is_idle) *reinterpret_cast<float4*>(sum[own_split] + channel) = x;
   team.sync();
-  for (int c = team.rank(); c < Spec::output_width; c += team.size()) out.at(row, query_head)[c] = output[c];
-  if (lse != nullptr && team.rank() == 0) lse[item] = total == 0 ? minus_infinity : m + log_of(total);
+  for (int c = team.rank(); c < width; c += team.size()) {
+    float x = sum[0][c];
+#pragma unroll
+    for (int p = 1; p < parts; ++p) x += sum[p][c];
+    sum[0][c] = x * inverse;
+  }
+  float* to = out.at(row, query_head);
+  if constexpr (slices > 1) {
+    for (int c = team.rank(); c < width; c += team.size()) to[begin + c] = sum[0][c];  // its own
+  } else {
+    team.sync();
+    const float* constants = view.calibration.template of<Spec::values_are_first>(slot, head);
+    transform<value_stream>::unfold_output(sum[0], l * inverse, output, constants, team);
+    team.sync();
+    for (int c = team.rank(); c < Spec::output_width; c += team.size()) to[c] = output[c];
+  }
+  if (lse != nullptr && team.rank() == 0 && begin == 0) lse[item] = total == 0 ? minus_infinity : m + log_of(total);
 }
 
-/// Whether few queries are attended with products of bytes.
+/// Queries of a block with products of bytes, for steps that take blocks of so many in bf16.
+template <class Spec, int Queries>
+inline constexpr int byte_queries = Queries == attend_shape<Spec>::few ? 16 : 32;
+
+/// Whether queries are attended with products of bytes, by code for sm_90a.
 template <class Spec>
 constexpr bool takes_bytes(const device_limits& device) {
-  if constexpr (byte_shape<Spec>::exists) return byte_block<Spec, float>::bytes + 1024 <= device.shared_bytes;
+  if constexpr (byte_shape<Spec>::exists) {
+    return device.has_warpgroups && byte_block<Spec, float, 32>::bytes + 2048 <= device.shared_bytes;
+  }
   return false;
 }
 
@@ -79,18 +136,22 @@ template <class Spec, class T, int Queries>
 status launch_attend(const cache_view<Spec>& view, const step_view& step, const attend_plan& plan, int slot,
                      rows_view<const T> q, const attend_params& params, const attend_results& results,
                      cudaStream_t stream, const device_limits& device = {}) {
-  const dim3 grid(static_cast<unsigned>(step.sequences * view.model.stored_heads() * plan.query_blocks),
-                  static_cast<unsigned>(plan.splits));
-  if constexpr (byte_shape<Spec>::exists && Queries == attend_shape<Spec>::few) {
-    using block = byte_block<Spec, T>;
-    static_assert(block::queries == Queries);
-    if (takes_bytes<Spec>(device) && !params.fp32_products) {
-      return launch(attend_bytes_kernel<Spec, T>, grid, block::threads, block::bytes, stream, "attend", view, step,
-                    slot, plan.query_blocks, q, params, results);
+  const int64 blocks = static_cast<int64>(step.sequences) * view.model.stored_heads();
+  const auto grid = [&](int query_blocks) {
+    return dim3(static_cast<unsigned>(blocks * query_blocks), static_cast<unsigned>(plan.splits));
+  };
+  if constexpr (byte_shape<Spec>::exists) {
+    constexpr int few = byte_queries<Spec, Queries>;
+    using block = byte_block<Spec, T, few>;
+    if (takes_bytes<Spec>(device) && !params.fp32_products && has_bytes_code<Spec, T, few>()) {
+      const int query_blocks = plan.query_blocks * (Queries / few);
+      return launch(attend_bytes_kernel<Spec, T, few>, grid(query_blocks), block::threads, block::bytes, stream,
+                    "attend", view, step, slot, query_blocks, q, params, results);
     }
   }
-  return launch(attend_kernel<Spec, T, Queries>, grid, attend_shape<Spec>::threads, attend_layout<Spec, Queries>::bytes,
-                stream, "attend", view, step, slot, plan.query_blocks, q, params, results);
+  return launch(attend_kernel<Spec, T, Queries>, grid(plan.query_blocks), attend_shape<Spec>::threads,
+                attend_layout<Spec, Queries>::bytes, stream, "attend", view, step, slot, plan.query_blocks, q, params,
+                results);
 }
 
 }  // namespace detail
@@ -141,9 +202,9 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
     launched = launch.template operator()<shape::many>();
   }
   if (launched != status::ok || detail::is_direct<Spec>(plan.splits)) return launched;
-  return detail::launch(detail::merge_kernel<Spec>, dim3(static_cast<unsigned>(items)), detail::merge_threads, 0,
-                        stream, "attend", view, step.row_indptr, step.sequences, slot, plan.splits, results.o,
-                        results.states, params.sink_logits, out, lse);
+  return detail::launch(detail::merge_kernel<Spec>, dim3(static_cast<unsigned>(items), detail::merge_slices<Spec>),
+                        detail::merge_threads, 0, stream, "attend", view, step.row_indptr, step.sequences, slot,
+                        plan.splits, results.o, results.states, params.sink_logits, out, lse);
 }
 
 }  // namespace kvc::inline v0_1::cuda

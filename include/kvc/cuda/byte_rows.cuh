@@ -55,10 +55,12 @@ struct byte_shape {
   using second = typename Spec::second_stream;
   using latent = nibble_rows<typename first::codec, first::width>;
   using key = nibble_rows<typename second::codec, second::width>;  ///< the rotary key
-  /// More groups would not fit into a thread's registers, wider rows not into shared memory.
+  /// Products of sums have 64 channels of one group. More groups would not fit into a thread's registers, wider rows
+  /// not into shared memory.
   static constexpr bool fits = [] {
     if constexpr (latent::exists && key::exists) {
-      return first::width % 128 == 0 && first::width <= 512 && latent::groups <= 4 && second::width <= 64;
+      return first::width % 64 == 0 && first::width <= 512 && latent::groups <= 4 &&
+             (latent::groups == 1 || latent::group_chunks % 2 == 0) && second::width <= 64;
     }
     return false;
   }();

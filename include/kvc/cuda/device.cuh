@@ -15,6 +15,9 @@ inline status current_device(device_limits& limits) {
   };
   ask(cudaDevAttrMultiProcessorCount, limits.multiprocessors);
   ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, limits.shared_bytes);
+  int major = 0;
+  ask(cudaDevAttrComputeCapabilityMajor, major);
+  limits.has_warpgroups = major == 9;
   return s;
 }
 

@@ -65,6 +65,13 @@ __device__ inline void load_settled_matrices(uint32 (&r)[4], const void* row) {
   }
 }
 
+/// The mirror image of an 8x8 matrix of 16-bit elements, of which a thread has (lane / 4, 2 * (lane % 4)) and the next.
+__device__ inline uint32 transpose(uint32 elements) {
+  uint32 r;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(elements));
+  return r;
+}
+
 /// c[16][8] += a[16][16] b[16][8]. Volatile: else the compiler may move it to where only some lanes go.
 __device__ inline void multiply_add(float (&c)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
   asm volatile(
@@ -72,6 +79,13 @@ __device__ inline void multiply_add(float (&c)[4], const uint32 (&a)[4], uint32 
       "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// c[16][8] += a[16][8] b[8][8].
+__device__ inline void multiply_add_half(float (&c)[4], uint32 a0, uint32 a1, uint32 b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a0), "r"(a1), "r"(b));
 }
 
 /// c[16][8] += a[16][32] b[32][8] in integers; b are unsigned bytes, a signed or unsigned ones.

@@ -65,21 +65,22 @@ struct attend_words {
   static constexpr text why = both(true);
 };
 
-/// Of few queries with products of bytes.
-template <class Spec>
+/// With products of bytes.
+template <class Spec, int Queries>
 struct byte_words {
-  static constexpr text kernel = text("attend_bytes_kernel, ") + text(byte_block<Spec, float>::queries) +
-                                 text(" queries x ") + text(byte_block<Spec, float>::rows) +
-                                 text(" rows: codes as they lie; merge_kernel") +
+  using block = byte_block<Spec, float, byte_queries<Spec, Queries>>;
+  static constexpr text kernel = text("attend_bytes_kernel, ") + text(block::queries) + text(" queries x ") +
+                                 text(block::rows) + text(" rows: codes as they lie; merge_kernel") +
                                  text(is_direct<Spec>(1) ? " where rows are split" : "");
 };
 
 template <class Spec, int Queries>
 constexpr route_answer attend_route(const device_limits& device) {
-  if constexpr (byte_shape<Spec>::exists && Queries == attend_shape<Spec>::few) {
+  if constexpr (byte_shape<Spec>::exists) {
     if (takes_bytes<Spec>(device)) {
-      return {status::ok, byte_words<Spec>::kernel.c_str(),
-              "products of bytes: queries and weights are rounded to 8 bits, sums and weights take scales and middles"};
+      return {status::ok, byte_words<Spec, Queries>::kernel.c_str(),
+              "products of bytes, where code for sm_90a was compiled (else attend_kernel): queries and weights are "
+              "rounded to 8 bits, sums and weights take scales and middles"};
     }
   }
   if (attend_layout<Spec, Queries>::bytes > device.shared_bytes) {

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+#include "kvc/cuda/byte_block.cuh"
+
+// Scores of a warp's 16 rows. Products are asked for by batches of two chunks (64 channels); what a batch leaves is
+// taken while the next is under way.
+
+namespace kvc::inline v0_1::cuda::detail {
+
+/// The order of products: the rotary key's groups first, as their sums have units of their own.
+template <class Block>
+struct byte_batches {
+  using latent = typename Block::latent;
+  using key = typename Block::key;
+  static constexpr int chunks = 2;  ///< of a batch
+
+  KVC_HD static constexpr int group_at(int n) { return n < key::groups ? latent::groups + n : n - key::groups; }
+  KVC_HD static constexpr int begin(int g) {
+    return g < latent::groups ? latent::group_begin(g) : latent::chunks + key::group_begin(g - latent::groups);
+  }
+  KVC_HD static constexpr int end(int g) {
+    return g < latent::groups ? latent::group_end(g) : latent::chunks + key::group_end(g - latent::groups);
+  }
+  /// Batches of the first n groups in this order.
+  KVC_HD static constexpr int before(int n) {
+    int sum = 0;
+    for (int i = 0; i < n; ++i) sum += ceil_div(end(group_at(i)) - begin(group_at(i)), chunks);
+    return sum;
+  }
+  /// The place of the group that a batch belongs to.
+  KVC_HD static constexpr int place_of(int batch) {
+    int n = 0;
+    while (before(n + 1) <= batch) ++n;
+    return n;
+  }
+  KVC_HD static constexpr int first_chunk(int batch) {
+    const int n = place_of(batch);
+    return begin(group_at(n)) + (batch - before(n)) * chunks;
+  }
+  static constexpr int count = before(Block::groups);
+};
+
+template <class Spec, class T, int Queries>
+struct byte_block<Spec, T, Queries>::score_state {
+  products d[2];      ///< of a group, and of the next
+  uint32 a[2][2][4];  ///< operands of a batch, and of the next
+  uint32 next[4];     ///< codes of the batch after those
+};
+
+/// Scales of this thread's rows, and their constants {middles of groups 0 to 3, 1, the key's middles} as products take
+/// them: those of number 2 (lane % 4) and the next, as bf16 of both rows, then what that leaves of both.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::load_constants(const byte* staged, row_scales& scale,
+                                                             uint32 (&constants)[4]) const {
+  const int part = lane() % 4;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int at = warp() * 16 + row_of(i);
+    float2 of_latent[latent::groups];
+    float2 of_key[key::groups];
+    latent::constants(staged + tiles::latent_constants_at + at * latent::group_bytes, of_latent);
+    key::constants(staged + tiles::key_constants_at + at * key::group_bytes, of_key);
+#pragma unroll
+    for (int g = 0; g < latent::groups; ++g) scale[i][g] = of_latent[g].x * up;
+#pragma unroll
+    for (int g = 0; g < key::groups; ++g) scale[i][latent::groups + g] = of_key[g].x * up;
+    const auto middle = [&](int g) { return g < latent::groups ? of_latent[min_of(g, latent::groups - 1)].y : 0.0f; };
+    float x = part == 0 ? middle(0) : middle(2);
+    float y = part == 0 ? middle(1) : middle(3);
+    x = part >= 2 ? (part == 2 ? 1.0f : key::groups > 1 ? of_key[key::groups - 1].y : 0.0f) : x;
+    y = part >= 2 ? (part == 2 ? of_key[0].y : 0.0f) : y;
+    constants[i] = pack_bf16(x, y);
+    constants[2 + i] = pack_bf16(x - low_bf16(constants[i]), y - high_bf16(constants[i]));
+  }
+}
+
+/// s += scale x (products - 8 x the query's sum + positive).
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::fold_products(int g, const products& d, const row_scales& scale,
+                                                            scores& s) const {
+  const int2* starts = reinterpret_cast<const int2*>(shared + start_at) + g * (queries / 2) + lane() % 4;
+#pragma unroll
+  for (int j = 0; j < own; j += 2) {
+    const int2 start = starts[2 * j];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      s[i][j] = multiply_add_integer(d[product_at(i, j)] + start.x, scale[i][g], s[i][j]);
+      s[i][j + 1] = multiply_add_integer(d[product_at(i, j + 1)] + start.y, scale[i][g], s[i][j + 1]);
+    }
+  }
+}
+
+/// What takes `positive` off again, of groups [Begin, End).
+template <int Begin, int End, class Block, int Groups>
+__device__ float less_positive(const float (&scale)[Groups]) {
+  float sum = scale[Begin];
+#pragma unroll
+  for (int g = Begin + 1; g < End; ++g) sum += scale[g];
+  return multiply_add_integer(Block::positive, -sum, 0.0f);
+}
+
+/// After the rotary key's products, in units of the latents': what the rows' constants add.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::add_constants(const row_scales& scale, const uint32 (&constants)[4],
+                                                            scores& s) const {
+  const float base[2] = {less_positive<0, latent::groups, byte_block>(scale[0]),
+                         less_positive<0, latent::groups, byte_block>(scale[1])};
+  const uint4* factors = reinterpret_cast<const uint4*>(shared + factor_at) + lane();
+#pragma unroll
+  for (int j = 0; j < own; j += 2) {
+    const float2 ratio = *reinterpret_cast<const float2*>(ratios() + query_of(j));
+    float c[4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      c[2 * i] = s[i][j] * ratio.x + base[i];
+      c[2 * i + 1] = s[i][j + 1] * ratio.y + base[i];
+    }
+    const uint4 f = factors[j / 4 * 32];  // of two blocks of queries
+    const uint32 high = j % 4 == 0 ? f.x : f.z;
+    multiply_add(c, constants, high, high);
+    multiply_add_half(c, constants[0], constants[1], j % 4 == 0 ? f.y : f.w);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      s[i][j] = c[2 * i];
+      s[i][j + 1] = c[2 * i + 1];
+    }
+  }
+}
+
+template <class Spec, class T, int Queries>
+template <int Batch>
+__device__ void byte_block<Spec, T, Queries>::issue_batch(const byte* codes, uint64 q, score_state& t) const {
+  using batches = byte_batches<byte_block>;
+  constexpr int n = batches::place_of(Batch);
+  constexpr int begin = batches::first_chunk(Batch);
+  constexpr int end = batches::end(batches::group_at(n));
+  const auto unpack = [](uint32(&a)[4], uint32 w0, uint32 w1) {
+    a[0] = w0 & 0x0f0f0f0fu;
+    a[1] = w1 & 0x0f0f0f0fu;
+    a[2] = w0 >> 4 & 0x0f0f0f0fu;
+    a[3] = w1 >> 4 & 0x0f0f0f0fu;
+  };
+  uint32(&a)[2][4] = t.a[Batch % 2];
+  unpack(a[0], t.next[0], t.next[1]);
+  unpack(a[1], t.next[2], t.next[3]);
+  if constexpr (Batch + 1 < batches::count) {
+    load_settled_matrices(t.next, codes + 16 * batches::first_chunk(Batch + 1));
+  }
+  warpgroup_fence();
+  multiply_warpgroup<true, begin != batches::begin(batches::group_at(n))>(t.d[n % 2], a[0],
+                                                                          q + begin * operand_bytes / 16);
+  if constexpr (begin + 1 < end) {
+    multiply_warpgroup<true, true>(t.d[n % 2], a[1], q + (begin + 1) * operand_bytes / 16);
+  }
+  warpgroup_commit();
+}
+
+/// What follows once a batch's products are there.
+template <class Spec, class T, int Queries>
+template <int Batch>
+__device__ void byte_block<Spec, T, Queries>::take_batch(const row_scales& scale, const uint32 (&constants)[4],
+                                                         score_state& t, scores& s) const {
+  using batches = byte_batches<byte_block>;
+  constexpr int n = batches::place_of(Batch);
+  if constexpr (Batch + 1 == batches::before(n + 1)) {
+    fold_products(batches::group_at(n), t.d[n % 2], scale, s);
+    if constexpr (n == key::groups - 1) add_constants(scale, constants, s);
+  }
+}
+
+template <class Spec, class T, int Queries>
+template <int Batch>
+__device__ void byte_block<Spec, T, Queries>::score_from(const byte* codes, uint64 q, const row_scales& scale,
+                                                         const uint32 (&constants)[4], score_state& t,
+                                                         scores& s) const {
+  if constexpr (Batch < byte_batches<byte_block>::count) {
+    issue_batch<Batch>(codes, q, t);
+    if constexpr (Batch > 0) {
+      warpgroup_wait<1>();
+      take_batch<Batch - 1>(scale, constants, t, s);
+    }
+    score_from<Batch + 1>(codes, q, scale, constants, t, s);
+  } else {
+    warpgroup_wait<0>();
+    take_batch<Batch - 1>(scale, constants, t, s);
+  }
+}
+
+/// `codes`: this lane's row of matrices. Scores are in units of log 2, or of 1 where there is a soft cap.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::score(const byte* codes, const row_scales& scale,
+                                                    const uint32 (&constants)[4], scores& s) const {
+  score_state t;
+  load_settled_matrices(t.next, codes + 16 * byte_batches<byte_block>::first_chunk(0));
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float start = less_positive<latent::groups, groups, byte_block>(scale[i]);
+#pragma unroll
+    for (int j = 0; j < own; ++j) s[i][j] = start;
+  }
+  score_from<0>(codes, warpgroup_operand(shared + query_at, queries), scale, constants, t, s);
+#pragma unroll
+  for (int j = 0; j < own; ++j) {
+    const float unit = units()[query_of(j)];
+    s[0][j] *= unit;
+    s[1][j] *= unit;
+  }
+}
+
+}  // namespace kvc::inline v0_1::cuda::detail

@@ -187,6 +187,7 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
                                                      const float (&constants)[own], const eight_sums& eights,
                                                      const sums& o, const attend_results& results) const {
   constexpr float ln2 = 0.693147181f;
+  const int64 first_row = step.row_indptr[index];
   float of_eights[latent::groups][columns];
 #pragma unroll
   for (int g = 0; g < latent::groups; ++g) {

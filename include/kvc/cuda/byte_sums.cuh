@@ -179,8 +179,12 @@ __device__ void byte_block<Spec, T, Queries>::accumulate(const byte* codes, cons
     multiply_warpgroup<false, true>(d[p % 2], a[p % 2][1], of_group + operand_bytes / 16);
     warpgroup_commit();
     constexpr int asks = tiles::copies::count;
+    if (p % 2 == 0) {
 #pragma unroll
-    for (int n = p * asks / value_products; n < (p + 1) * asks / value_products; ++n) asked.ask(n);
+      for (int n = p * asks / value_products; n < min_of(p + 2, value_products) * asks / value_products; ++n) {
+        asked.ask(n);
+      }
+    }
     if (p > 0) {
       warpgroup_wait<1>();
       fold_product(p - 1);

@@ -206,13 +206,20 @@ int main(int argc, char** argv) {
   std::printf("read ceiling %.0f GB/s\n", ceiling);
   if (o.out != nullptr) std::fprintf(o.out, "{\"id\": \"read\", \"gb_per_s\": %.1f}\n", ceiling);
   using c = caches<128>;
-  using flagship32 = kvc::clla_cache<kvc::shape<2, 32, 32, 128>>;
   bench<flagship>(o, "clla-int4-h16-b128-l4096", "CLLA int4, 308-byte rows, 16 heads", 128, 4096);
   bench<c::int4>(o, "gqa-int4-b16-l32768", "int4 K and V, 32/8 heads, d 128", 16, 32768);
+#ifndef KVC_BENCH_FEW
+  using flagship32 = kvc::clla_cache<kvc::shape<2, 32, 32, 128>>;
+  using flagship64 = kvc::clla_cache<kvc::shape<2, 64, 64, 128>>;
+  using flagship128 = kvc::clla_cache<kvc::shape<2, 128, 128, 128>>;
+  bench<flagship32>(o, "clla-int4-h32-b128-l4096", "CLLA int4, 308-byte rows, 32 heads", 128, 4096);
+  bench<flagship64>(o, "clla-int4-h64-b128-l4096", "CLLA int4, 308-byte rows, 64 heads", 128, 4096);
+  bench<flagship64>(o, "clla-int4-h64-b32-l8192", "CLLA int4, 64 heads, fewer and longer", 32, 8192);
+  bench<flagship128>(o, "clla-int4-h128-b128-l4096", "CLLA int4, 308-byte rows, 128 heads", 128, 4096);
   bench<flagship>(o, "clla-int4-h16-b1-l65536", "CLLA int4, one long request", 1, 65536);
   bench<flagship>(o, "clla-int4-h16-b1-l4096", "CLLA int4, one request", 1, 4096);
-#ifndef KVC_BENCH_FEW
-  bench<flagship32>(o, "clla-int4-h32-b128-l4096", "CLLA int4, 308-byte rows, 32 heads", 128, 4096);
+  bench<c::int4>(o, "gqa-int4-b64-l32768", "int4 K and V, 32/8 heads, d 128", 64, 32768);
+  bench<c::int2>(o, "gqa-int2-b16-l32768", "int2 K and V in groups of 128, 32/8 heads, d 128", 16, 32768);
   bench<c::bf16>(o, "bf16-b64-l8192", "bf16", 64, 8192);
   bench<c::fp32>(o, "fp32-b64-l8192", "fp32", 64, 8192);
   bench<c::fp8>(o, "fp8-b64-l8192", "E4M3 without a scale", 64, 8192);

@@ -79,5 +79,10 @@ fi
 name=$(printf '%s' "$device" | sed 's/^NVIDIA //' | tr '[:upper:] ' '[:lower:]-' | tr -cd 'a-z0-9-')
 [ -n "$out" ] || { if [ -n "$filter" ]; then out=$work/summary.json; else out=bench/results/cuda-$name.json; fi; }
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
-python3 bench/summary.py --device "$device" --commit "$commit" --date "$(date -u +%F)" --out "$out" "${lines[@]}"
-echo "== $out"
+hopper=()
+case $name in
+  h100*|h200*|gh200*) [ -n "$filter" ] || hopper=(--hopper "$(dirname "$out")/hopper-$name.json") ;;
+esac
+python3 bench/summary.py --device "$device" --commit "$commit" --date "$(date -u +%F)" --out "$out" "${hopper[@]}" \
+  "${lines[@]}"
+echo "== $out ${hopper[*]:1}"

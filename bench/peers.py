@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 SHAPES = [  # id, batch, length, query heads, kv heads, head dim
     ("cudnn-bf16-b16-l32768", 16, 32768, 32, 8, 128),
     ("cudnn-bf16-b64-l8192", 64, 8192, 32, 8, 128),
+    ("cudnn-bf16-b64-l32768", 64, 32768, 32, 8, 128),
 ]
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """One JSON file of what the benchmarks of a run wrote, one object per line each.
 
-  summary.py --device NAME --commit ID --date DAY [--out FILE] LINES.jsonl...
+  summary.py --device NAME --commit ID --date DAY [--out FILE] [--hopper FILE] LINES.jsonl...
 
 Rows: id, what, us, gb_per_s, share_of_read_ceiling, peer, peer_us, ratio, error. A ratio over 1 says that ours is
 faster than the peer. Attention is compared with cuDNN over bf16 on the same batch and length, where that was timed.
@@ -15,6 +15,14 @@ import re
 import sys
 
 FIELDS = ["id", "what", "us", "gb_per_s", "share_of_read_ceiling", "peer", "peer_us", "ratio", "error"]
+
+
+HOPPER = {  # rows of the table of kernels for Hopper, by what the benchmarks call them
+    "clla-int4-h16-b128-l4096": "G0-h16", "clla-int4-h32-b128-l4096": "G0-h32", "clla-int4-h64-b128-l4096": "G4",
+    "clla-int4-h128-b128-l4096": "G5", "clla-int4-h64-b32-l8192": "G6", "clla-int4-h16-b1-l65536": "G7",
+    "clla-int4-h16-b1-l4096": "G7b", "append-clla-int4-8192": "G9-8192", "append-clla-int4-1024": "G9-1024",
+    "gqa-int4-b16-l32768": "Q1-b16", "gqa-int4-b64-l32768": "Q1-b64", "gqa-int2-b16-l32768": "Q2-b16",
+}
 
 
 def shape_of(name):
@@ -70,6 +78,7 @@ def main(arguments):
     for name in ("--device", "--commit", "--date"):
         parser.add_argument(name, required=True)
     parser.add_argument("--out")
+    parser.add_argument("--hopper", help="the rows of HOPPER, by their names there")
     parser.add_argument("files", nargs="+")
     options = parser.parse_args(arguments)
     lines = []
@@ -81,13 +90,20 @@ def main(arguments):
         print("summary.py: no measurement in these files", file=sys.stderr)
         return 1
     head = {"device": options.device, "date": options.date, "commit": options.commit, "read_gb_per_s": ceiling}
-    text = "{\n" + "".join(f' "{key}": {json.dumps(value)},\n' for key, value in head.items())
-    text += ' "rows": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]\n}\n"
-    if options.out:
-        with open(options.out, "w", encoding="utf-8") as file:
-            file.write(text)
-    else:
-        print(text, end="")
+
+    def write(name, rows):
+        text = "{\n" + "".join(f' "{key}": {json.dumps(value)},\n' for key, value in head.items())
+        text += ' "rows": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]\n}\n"
+        if name:
+            with open(name, "w", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            print(text, end="")
+
+    write(options.out, rows)
+    if options.hopper:
+        by_id = {row["id"]: row for row in rows}
+        write(options.hopper, [{**by_id[name], "id": hopper} for name, hopper in HOPPER.items() if name in by_id])
     return 0
 
 

@@ -61,6 +61,8 @@ TEST_CASE("append: normalised and turned rows are the host's but for a rare last
             pairs::interleaved>(32, {64, 0, 16});
   near_host<compose<shape<2, 4, 2, 80>, integer<8, 16>>, pairs::half_split, float>(33, {0, 0, 40});
   near_host<kvc::clla_cache<shape<2, 16, 16, 128>>, pairs::interleaved>(34, {512, 64, 32});
+  near_host<compose<model, integer<4, 32>>, pairs::half_split>(38, {64, 64, 20});  // pairs of threads that are no pair
+  near_host<compose<model, integer<4, 32>>, pairs::interleaved>(39, {0, 64, 21});
 }
 
 TEST_CASE("append: heads that are merged, keys that stay before their rotary embedding") {

@@ -93,6 +93,38 @@ KVC_HD void prepare_row(const Params& params, int64 position, float* x, Team tea
   finish_row<Spec, First>(params, inverse, position, x, team);
 }
 
+/// Whether a team that has Own neighbouring channels of a row per thread can prepare it in registers.
+template <class Spec, bool First, int Own, row_preparation Params>
+KVC_HD bool prepares_share(const Params& p) {
+  const rms_norm& norm = First ? p.first : p.second;
+  const bool turns = First != Spec::is_latent && p.rotary.cos_sin != nullptr;
+  return reinterpret_cast<size_type>(norm.weight) % 16 == 0 &&
+         (!turns || rotary::turns_share<Params::layout, Own>(p.rotary.cos_sin, p.rotary.pairs));
+}
+
+/// The same in its team's registers, where prepares_share. x: [model_width / threads]
+template <class Spec, bool First, row_preparation Params, class Team>
+KVC_HD void prepare_share(const Params& params, int64 position, float* x, Team team) {
+  constexpr int width = stream_of<Spec, First>::model_width;
+  constexpr int own = width / Team::size();
+  const rms_norm& norm = First ? params.first : params.second;
+  if (norm.weight != nullptr) {
+    float sum = 0;
+    for (int k = 0; k < own; ++k) sum += x[k] * x[k];
+    const float inverse = 1.0f / sqrt_of(team.sum(sum) / static_cast<float>(width) + norm.epsilon);
+    for (int k = 0; k < own; k += 4) {
+      float weights[4];
+      __builtin_memcpy(weights, __builtin_assume_aligned(norm.weight + team.rank() * own + k, 16), 16);
+      for (int i = 0; i < 4; ++i) x[k + i] *= inverse * weights[i];
+    }
+  }
+  if constexpr (First != Spec::is_latent) {
+    if (params.rotary.cos_sin != nullptr) {
+      rotary::turn_share<Params::layout, own>(x, params.rotary.at(position), params.rotary.pairs, team);
+    }
+  }
+}
+
 /// A prepared model row of a stored head. KV heads that are merged are normalised each; what follows is linear, and
 /// done once.
 template <class Spec, bool First, class T, row_preparation Params, class Team = serial_team>

@@ -123,17 +123,21 @@ __device__ void store_row(const append_call<Spec, T, Params>& c, int64 row, int 
   using stream_type = stream_of<Spec, First>;
   using shares = row_shares<stream_type>;
   if constexpr (Params::prepares) {
-    const warp_team<shares::lanes> alone;
     const bool is_loaded = c.view.model.merged() == 1;
-    shares::team::sync();  // the row before was read
-    if (is_loaded) shares::to_shared(x, in_shared);
-    if (position >= 0 && is_loaded) {
-      kvc::detail::prepare_row<Spec, First>(c.params, position, in_shared, alone);
-    } else if (position >= 0) {
-      kvc::detail::load_prepared_row<Spec, First>(First ? c.first : c.second, row, head, c.view.model.merged(),
-                                                  constants.merge_weights, c.params, position, in_shared, alone);
+    if (is_loaded && kvc::detail::prepares_share<Spec, First, shares::own>(c.params)) {
+      kvc::detail::prepare_share<Spec, First>(c.params, max_of<int64>(position, 0), x, typename shares::team{});
+    } else {
+      const warp_team<shares::lanes> alone;
+      shares::team::sync();  // the row before was read
+      if (is_loaded) shares::to_shared(x, in_shared);
+      if (position >= 0 && is_loaded) {
+        kvc::detail::prepare_row<Spec, First>(c.params, position, in_shared, alone);
+      } else if (position >= 0) {
+        kvc::detail::load_prepared_row<Spec, First>(First ? c.first : c.second, row, head, c.view.model.merged(),
+                                                    constants.merge_weights, c.params, position, in_shared, alone);
+      }
+      shares::from_shared(x, in_shared);
     }
-    shares::from_shared(x, in_shared);
   }
   transform<stream_type>::store_share(x, constants.transform, typename shares::team{});
   if constexpr (stream_type::exact_rows > 0) {

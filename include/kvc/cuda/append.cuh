@@ -120,7 +120,7 @@ status append(const cache_view<Spec>& view, const step_view& step, const step_bo
   if (s != status::ok) return s;
   const bool is_wide = detail::is_wide(k) && detail::is_wide(v);
   return detail::append<Spec, T, Params>(
-      {view, step, bounds, view.model.slot(layer), k, v, is_wide, params, nullptr, 0}, stream);
+      {view, step, detail::within(bounds, step), view.model.slot(layer), k, v, is_wide, params, nullptr, 0}, stream);
 }
 
 /// The same for a latent cache. rows: [rows][1][rank + rotary].
@@ -133,7 +133,8 @@ status append(const cache_view<Spec>& view, const step_view& step, const step_bo
   const rows_view<const T> rotary = detail::after_latent<Spec>(rows);
   const bool is_wide = detail::is_wide(rows) && detail::is_wide(rotary);
   return detail::append<Spec, T, Params>(
-      {view, step, bounds, view.model.slot(layer), rows, rotary, is_wide, params, nullptr, 0}, stream);
+      {view, step, detail::within(bounds, step), view.model.slot(layer), rows, rotary, is_wide, params, nullptr, 0},
+      stream);
 }
 
 /// Appends by slot mapping: row r goes to slot_mapping[r] = block * tokens_per_page + offset; -1 skips it. For engines

@@ -133,10 +133,10 @@ constexpr bool takes_bytes(const device_limits& device) {
 }
 
 template <class Spec, class T, int Queries>
-status launch_attend(const cache_view<Spec>& view, const step_view& step, const attend_plan& plan, int slot,
-                     rows_view<const T> q, const attend_params& params, const attend_results& results,
-                     cudaStream_t stream, const device_limits& device = {}) {
-  const int64 blocks = static_cast<int64>(step.sequences) * view.model.stored_heads();
+status launch_attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds,
+                     const attend_plan& plan, int slot, rows_view<const T> q, const attend_params& params,
+                     const attend_results& results, cudaStream_t stream, const device_limits& device = {}) {
+  const int64 blocks = static_cast<int64>(bounds.sequences) * view.model.stored_heads();
   const auto grid = [&](int query_blocks) {
     return dim3(static_cast<unsigned>(blocks * query_blocks), static_cast<unsigned>(plan.splits));
   };
@@ -146,12 +146,12 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
     if (takes_bytes<Spec>(device) && !params.fp32_products && has_bytes_code<Spec, T, few>()) {
       const int query_blocks = plan.query_blocks * (Queries / few);
       return launch(attend_bytes_kernel<Spec, T, few>, grid(query_blocks), block::threads, block::bytes, stream,
-                    "attend", view, step, slot, query_blocks, q, params, results);
+                    "attend", view, step, bounds, slot, query_blocks, q, params, results);
     }
   }
   return launch(attend_kernel<Spec, T, Queries>, grid(plan.query_blocks), attend_shape<Spec>::threads,
-                attend_layout<Spec, Queries>::bytes, stream, "attend", view, step, slot, plan.query_blocks, q, params,
-                results);
+                attend_layout<Spec, Queries>::bytes, stream, "attend", view, step, bounds, slot, plan.query_blocks, q,
+                params, results);
 }
 
 }  // namespace detail
@@ -159,11 +159,12 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
 /// Attends the step's queries over the layer's slot: row i of a sequence sees the rows up to its own position. Enqueues
 /// a kernel on `stream`, and one that joins splits where there are any or outputs are to be unfolded; never allocates
 /// or synchronizes, and reads lengths and tables on the device only, so that a captured graph replays with others
-/// within `bounds`. q: [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse:
-/// [rows][query_heads] or null, natural logarithm, -inf where a query sees nothing (its output is zero). All pointers
-/// are the device's; workspace: attend_workspace_bytes of these bounds and this device; it and a table of angles are
-/// aligned to 16 bytes. Products are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor.
-/// Latents in 4-bit codes meet queries in bytes on Hopper (route tells), unless params.fp32_products.
+/// within `bounds`; a sequence that bounds.report calls out of range is left out, and its outputs mean nothing. q:
+/// [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse: [rows][query_heads] or null, natural
+/// logarithm, -inf where a query sees nothing (its output is zero). All pointers are the device's; workspace:
+/// attend_workspace_bytes of these bounds and this device; it and a table of angles are aligned to 16 bytes. Products
+/// are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor. Latents in 4-bit codes meet queries
+/// in bytes on Hopper (route tells), unless params.fp32_products.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,
@@ -173,8 +174,8 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   if (s != status::ok) return s;
   if (layer < 0 || layer >= view.model.layers) return status::bad_layer;
   if (!(params.scale > 0) || params.soft_cap < 0 || params.window < 0) return status::invalid_argument;
-  if (step.sequences != bounds.sequences) return status::invalid_argument;
-  if (bounds.total_rows == 0 || bounds.sequences == 0) return status::ok;
+  const step_bounds present = detail::within(bounds, step);
+  if (bounds.total_rows == 0 || present.sequences == 0) return status::ok;
   if (q.data == nullptr || out.data == nullptr || workspace == nullptr) return status::null_pointer;
   if (reinterpret_cast<size_type>(workspace) % 16 != 0) return status::misaligned;
   if (workspace_bytes < attend_workspace_bytes<Spec>(view.model, bounds, device)) return status::workspace_too_small;
@@ -193,7 +194,7 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   float* partial_o = static_cast<float*>(workspace);
   const detail::attend_results results{partial_o, partial_o + items * plan.splits * shape::value_pitch, out, lse};
   const auto launch = [&]<int Queries>() {
-    return detail::launch_attend<Spec, T, Queries>(view, step, plan, slot, q, params, results, stream, device);
+    return detail::launch_attend<Spec, T, Queries>(view, step, present, plan, slot, q, params, results, stream, device);
   };
   status launched = status::unsupported;
   if (plan.queries == shape::few) {
@@ -203,7 +204,7 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   }
   if (launched != status::ok || detail::is_direct<Spec>(plan.splits)) return launched;
   return detail::launch(detail::merge_kernel<Spec>, dim3(static_cast<unsigned>(items), detail::merge_slices<Spec>),
-                        detail::merge_threads, 0, stream, "attend", view, step.row_indptr, step.sequences, slot,
+                        detail::merge_threads, 0, stream, "attend", view, step.row_indptr, present.sequences, slot,
                         plan.splits, results.o, results.states, params.sink_logits, out, lse);
 }
 

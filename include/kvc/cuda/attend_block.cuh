@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/attention/state.hpp"
+#include "kvc/cuda/attend_check.cuh"
 #include "kvc/cuda/attend_expand.cuh"
 #include "kvc/cuda/attend_plan.hpp"
 #include "kvc/cuda/attend_spans.cuh"

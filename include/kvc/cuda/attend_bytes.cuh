@@ -309,13 +309,14 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
 /// grid: (sequences x query blocks, splits). Its code exists for sm_90a only (has_bytes_code).
 template <class Spec, class T, int Queries>
 KVC_KERNEL void __launch_bounds__(byte_block<Spec, T, Queries>::threads, 1)
-    attend_bytes_kernel(cache_view<Spec> view, step_view step, int slot, int query_blocks, rows_view<const T> q,
-                        attend_params params, attend_results results) {
+    attend_bytes_kernel(cache_view<Spec> view, step_view step, step_bounds bounds, int slot, int query_blocks,
+                        rows_view<const T> q, attend_params params, attend_results results) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) byte shared[];
   __shared__ tile_span spans[most_spans + 1];
   const int block = static_cast<int>(blockIdx.x) % query_blocks;
   const int index = static_cast<int>(blockIdx.x) / query_blocks;
+  if (is_attend_out_of_range(view, step, bounds, index, params.window)) return;
   const int64 length = step.seq_lens[index];
   const int64 first_row = step.row_indptr[index];
   const int64 end_row = step.row_indptr[index + 1];

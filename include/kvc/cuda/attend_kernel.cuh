@@ -224,13 +224,14 @@ __device__ void attend_block<Spec, T, Queries>::run(const rows_view<const T>& q,
 /// grid: (sequences x stored heads x query blocks, splits).
 template <class Spec, class T, int Queries>
 KVC_KERNEL void __launch_bounds__(attend_layout<Spec, Queries>::threads, attend_layout<Spec, Queries>::blocks)
-    attend_kernel(cache_view<Spec> view, step_view step, int slot, int query_blocks, rows_view<const T> q,
-                  attend_params params, attend_results results) {
+    attend_kernel(cache_view<Spec> view, step_view step, step_bounds bounds, int slot, int query_blocks,
+                  rows_view<const T> q, attend_params params, attend_results results) {
   extern __shared__ __align__(16) byte shared[];
   const int heads = view.model.stored_heads();
   const int block = static_cast<int>(blockIdx.x) % query_blocks;
   const int head = static_cast<int>(blockIdx.x) / query_blocks % heads;
   const int index = static_cast<int>(blockIdx.x) / query_blocks / heads;
+  if (is_attend_out_of_range(view, step, bounds, index, params.window)) return;
   const int64 queries = step.rows(index) * view.model.group() - static_cast<int64>(block) * Queries;
   if (queries <= 0) return;
   // Through a shuffle: the compiler knows that all lanes of a warp have the same.

@@ -88,10 +88,11 @@ template <class Spec>
 status commit(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, const int64* accepted,
               cudaStream_t stream) {
   const status s = detail::check_step(view, step, bounds);
-  if (s != status::ok || bounds.sequences == 0 || bounds.max_rows == 0) return s;
+  const step_bounds present = detail::within(bounds, step);
+  if (s != status::ok || present.sequences == 0 || bounds.max_rows == 0) return s;
   if constexpr (Spec::has_ring) {
-    const dim3 grid(static_cast<unsigned>(bounds.sequences), static_cast<unsigned>(view.model.slots()));
-    return detail::launch(detail::commit_kernel<Spec>, grid, 256, 0, stream, "commit", view, step, bounds, accepted);
+    const dim3 grid(static_cast<unsigned>(present.sequences), static_cast<unsigned>(view.model.slots()));
+    return detail::launch(detail::commit_kernel<Spec>, grid, 256, 0, stream, "commit", view, step, present, accepted);
   }
   return status::ok;
 }
@@ -106,12 +107,13 @@ status truncate(const cache_view<Spec>& view, const step_view& step, const step_
   const status s = detail::check_step(view, step, bounds);
   if (s != status::ok) return s;
   if (kept == nullptr) return status::null_pointer;
-  if (bounds.sequences == 0) return status::ok;
+  const step_bounds present = detail::within(bounds, step);
+  if (present.sequences == 0) return status::ok;
   if constexpr (Spec::has_ring) {
-    const dim3 grid(static_cast<unsigned>(bounds.sequences), static_cast<unsigned>(view.model.slots()));
+    const dim3 grid(static_cast<unsigned>(present.sequences), static_cast<unsigned>(view.model.slots()));
     constexpr int width = round_up(max_of(Spec::first_stream::width, Spec::second_stream::width), 4);
     return detail::launch(detail::truncate_kernel<Spec>, grid, 128, 4 * width * sizeof(float), stream, "truncate", view,
-                          step, bounds, kept, held);
+                          step, present, kept, held);
   }
   return status::ok;
 }

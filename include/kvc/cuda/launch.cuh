@@ -40,17 +40,24 @@ status launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t
   return status_of(cudaGetLastError(), call);
 }
 
+/// What of the bounds a step has.
+inline step_bounds within(step_bounds bounds, const step_view& step) {
+  bounds.sequences = min_of(bounds.sequences, step.sequences);
+  return bounds;
+}
+
 /// The parts of a step that the host sees.
 template <class Spec>
 status check_step(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds) {
   status s = kvc::detail::check_view(view);
   if (s != status::ok) return s;
   if (reinterpret_cast<size_type>(view.staging) % 16 != 0 || view.tail_stride % 16 != 0) return status::misaligned;
-  if (bounds.sequences < 0 || bounds.total_rows < 0 || bounds.max_rows < 0 || bounds.max_length < 0) {
+  if (step.sequences < 0 || bounds.sequences < 0 || bounds.total_rows < 0 || bounds.max_rows < 0 ||
+      bounds.max_length < 0) {
     return status::invalid_argument;
   }
-  if (bounds.sequences > step.sequences || bounds.max_rows > bounds.total_rows) return status::invalid_argument;
-  if (bounds.sequences == 0) return status::ok;
+  if (bounds.max_rows > bounds.total_rows) return status::invalid_argument;
+  if (bounds.sequences == 0 || step.sequences == 0) return status::ok;
   if (step.seq_lens == nullptr || step.row_indptr == nullptr || step.block_table == nullptr)
     return status::null_pointer;
   if (ceil_div<int64>(bounds.max_length, Spec::tokens_per_page) > step.block_table_stride) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-// sanitized: -Og
+// sanitized: --param=asan-instrumentation-with-call-threshold=0
 #include "composition_suite.hpp"
 
 std::vector<kvc_test::composition> kvc_test::suite() {

@@ -96,6 +96,8 @@ if [ $build = yes ]; then
   export -f compile
   export arch out logs
   for source in "${sources[@]}"; do rm -f "$out/$(basename "$source" .cu)"; done
+  # Racecheck follows barriers whose numbers it reads in the instructions.
+  [[ $tools != *racecheck* ]] || includes+=(-DKVC_LITERAL_BARRIERS)
   [ ${#sources[@]} -eq 0 ] || printf '%s\0' "${sources[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'compile "$@"' compile {} "${includes[@]}"
 
 fi

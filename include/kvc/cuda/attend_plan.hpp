@@ -93,8 +93,13 @@ constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds&
   const int64 at_once = shape::blocks * device.multiprocessors;
   int64 wanted = max_of<int64>(1, at_once / max_of<int64>(blocks, 1));
   if (shape::first::is_deferred) wanted = full_waves(max_of<int64>(blocks, 1), at_once, wanted, tiles / 16);
-  plan.splits =
-      static_cast<int>(max_of<int64>(1, min_of<int64>(min_of<int64>(wanted, ceil_div<int64>(tiles, 4)), most_splits)));
+  const int64 most = min_of<int64>(wanted, most_splits);
+  if (shape::is_latent) {  // whole rounds of three teams (byte_block.cuh)
+    const int64 of_split = max_of<int64>(3, round_up<int64>(ceil_div(tiles, most), 3));
+    plan.splits = static_cast<int>(max_of<int64>(1, ceil_div(tiles, of_split)));
+  } else {
+    plan.splits = static_cast<int>(max_of<int64>(1, min_of(most, ceil_div<int64>(tiles, 4))));
+  }
   return plan;
 }
 

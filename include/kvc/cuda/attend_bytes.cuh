@@ -312,7 +312,7 @@ KVC_KERNEL void __launch_bounds__(byte_block<Spec, T, Queries>::threads, 1)
     attend_bytes_kernel(cache_view<Spec> view, step_view step, step_bounds bounds, int slot, int query_blocks,
                         rows_view<const T> q, attend_params params, attend_results results) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ __align__(128) byte shared[];
+  extern __shared__ __align__(128) byte stages[];  // not named shared: that has one alignment in all kernels
   __shared__ tile_span spans[most_spans + 1];
   const int block = static_cast<int>(blockIdx.x) % query_blocks;
   const int index = static_cast<int>(blockIdx.x) / query_blocks;
@@ -326,7 +326,7 @@ KVC_KERNEL void __launch_bounds__(byte_block<Spec, T, Queries>::threads, 1)
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const byte_block<Spec, T, Queries> work{
       view,   step,      params, index, slot, block * Queries, static_cast<int>(min_of<int64>(left, Queries)),
-      length, first_row, shared, spans, warp};
+      length, first_row, stages, spans, warp};
   work.run(q, static_cast<int>(blockIdx.y), static_cast<int>(gridDim.y), results);
 #endif
 }

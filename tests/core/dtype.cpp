@@ -120,6 +120,8 @@ TEST_CASE("what is beyond the range, infinite or NaN") {
     CHECK(std::isnan(kvc::fp8_e4m3_value::from(quiet).value()));
     // One NaN, whatever arithmetic left of sign and payload.
     CHECK(kvc::bf16::from(quiet).bits == 0x7fc0u);
+    CHECK(kvc::bf16_pair(quiet, -2.0f) == 0xc0007fc0u);
+    CHECK(kvc::bf16_pair(1.0f, quiet) == 0x7fc03f80u);
     CHECK(kvc::fp16::from(quiet).bits == 0x7e00u);
     CHECK(kvc::fp8_e4m3_value::from(quiet).bits == 0x7fu);
   }

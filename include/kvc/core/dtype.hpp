@@ -31,6 +31,18 @@ struct bf16 {
   }
 };
 
+/// Two of them, the first in the low half.
+KVC_HD uint32 bf16_pair(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  uint32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  pair = low != low ? (pair & 0xffff0000u) | 0x7fc0u : pair;
+  return high != high ? (pair & 0xffffu) | 0x7fc00000u : pair;
+#else
+  return static_cast<uint32>(bf16::from(low).bits) | static_cast<uint32>(bf16::from(high).bits) << 16;
+#endif
+}
+
 /// IEEE binary16. Finite values beyond +-65504 saturate, infinities and NaN are kept.
 struct fp16 {
   uint16 bits;

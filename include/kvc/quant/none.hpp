@@ -68,8 +68,13 @@ struct none {
     for (int i = 0; i < own; i += 2 * chunk) {
       uint64 words[2] = {};
       for (int c = 0; c < 2 * chunk; ++c) {
-        const element e = element::from(x[i + c]);
-        words[c / chunk] |= static_cast<uint64>(__builtin_bit_cast(bits, e)) << (8 * element::bytes * (c % chunk));
+        if constexpr (__is_same(element, bf16)) {
+          if (c % 2 == 0)
+            words[c / chunk] |= static_cast<uint64>(bf16_pair(x[i + c], x[i + c + 1])) << (16 * (c % chunk));
+        } else {
+          const element e = element::from(x[i + c]);
+          words[c / chunk] |= static_cast<uint64>(__builtin_bit_cast(bits, e)) << (8 * element::bytes * (c % chunk));
+        }
       }
       if (stores) put_words(words[0], words[1], to + i * element::bytes);
     }

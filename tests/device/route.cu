@@ -72,6 +72,11 @@ static_assert(has(route<newest>(operation::append).kernel, "16 threads per row; 
 static_assert(!has(route<int4>(operation::append).kernel, "seal_kernel"));
 static_assert(has(route<int4>(operation::append).kernel, "8 threads per row"));
 static_assert(!is_slow<int4>(operation::append) && !is_slow<kivi>(operation::append));
+static_assert(has(route<compose<model, low_rank<96>>>(operation::append).kernel, "append_product_kernel, 16 rows per"));
+static_assert(!has(route<compose<model, low_rank<96>>>(operation::append).kernel, "append_kernel"));
+static_assert(has(route<compose<model, kv_dims<full, low_rank<64>>, integer<4, 32>>>(operation::append).kernel,
+                  "16 rows per warp; append_kernel, 8 threads per row"));
+static_assert(has(route<compose<model, low_rank<96>, none<float>>>(operation::append).kernel, "append_kernel, 8 thr"));
 
 // Too large for a device: said before, as the launch would.
 constexpr kvc::cuda::device_limits small_device{.multiprocessors = 1, .shared_bytes = 16384};

@@ -51,6 +51,7 @@ void same_slots() {
 TEST_CASE("slot mappings place rows where the host places them") {
   same_slots<plain>();
   same_slots<kvc::clla_cache<shape<2, 4, 4, 32>, 64, 16>>();
+  same_slots<compose<model, low_rank<32>>>();  // leading channels
 }
 
 TEST_CASE("slot mappings: what is refused, and what a checked call reports") {

@@ -218,13 +218,14 @@ inline int64 differing(const std::vector<byte>& a, const std::vector<byte>& b) {
 
 /// What a composition must do on the device: random chunks of a ragged batch, each appended on both sides.
 ///   exact: the bytes are equal; else (a sum precedes the encoder) a few may differ, and how many is said.
-///   host_params, device_params: append's parameters on either side.
+///   host_params, device_params: append's parameters on either side; constants: its calibration, if any.
 template <class Spec, class T = kvc::bf16, class Params = kvc::rows_as_given>
 void same_bytes_as_host(std::uint64_t seed, bool exact = true, bool wild = true, const Params& host_params = {},
-                        const Params& device_params = {}) {
+                        const Params& device_params = {}, const kvc::calibration<Spec>* constants = nullptr) {
   constexpr kvc::text name = Spec::name();
   CAPTURE(name.c_str());
-  kvc::host::cache<Spec> cache({.capacity = 1024, .max_sequences = 4, .max_step_rows = 300}, extents_of<Spec>());
+  kvc::host::cache<Spec> cache({.capacity = 1024, .max_sequences = 4, .max_step_rows = 300}, extents_of<Spec>(),
+                               constants);
   const device_twin<Spec> twin(cache);
   const kvc::extents<Spec> e = cache.model();
   generator random(seed);

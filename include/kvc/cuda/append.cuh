@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvc/cuda/append_groups.cuh"
+#include "kvc/cuda/append_product.cuh"
 
 // Appending a step's rows to a composed cache, on the device:
 //
@@ -72,16 +73,34 @@ KVC_KERNEL void __launch_bounds__(append_grid<Spec, Params>::threads)
   }
 }
 
-/// Launches it over c.bounds.total_rows rows.
+/// Whether no head's rows are ever merged, which a product's operands do not wait for.
+template <class Spec>
+consteval bool never_merges() {
+  if constexpr (extents<Spec>::heads_are_static) return extents<Spec>{}.merged() == 1;
+  return false;
+}
+
+/// Launches them over c.bounds.total_rows rows: the products, and the kernel for all other streams.
 template <bool Slots, class Spec, class T, row_preparation Params>
 status launch_append(append_call<Spec, T, Params> c, const char* call, cudaStream_t stream) {
   using grid = append_grid<Spec, Params>;
-  const int64 first = grid::first::blocks(c.bounds, c.view.model.stored_heads());
-  const int64 second = grid::second::blocks(c.bounds, c.view.model.stored_heads());
-  if (first < 0 || second < 0 || first + second > most_items) return status::invalid_argument;
-  c.first_blocks = static_cast<unsigned>(first);
-  return launch(append_kernel<Spec, T, Params, Slots>, dim3(static_cast<unsigned>(first + second)), grid::threads,
-                grid::shared_bytes, stream, call, c);
+  using products = product_grid<Spec, T, Params>;
+  const bool multiplies = products::exists && c.view.model.merged() == 1;
+  if constexpr (products::exists) {
+    const status s = multiplies ? launch_products<Slots>(c, call, stream) : status::ok;
+    if (s != status::ok) return s;
+  }
+  if constexpr (products::is_all && never_merges<Spec>()) {
+    return status::ok;
+  } else {
+    const int heads = c.view.model.stored_heads();
+    const int64 first = multiplies && products::template has<true> ? 0 : grid::first::blocks(c.bounds, heads);
+    const int64 second = multiplies && products::template has<false> ? 0 : grid::second::blocks(c.bounds, heads);
+    if (first < 0 || second < 0 || first + second > most_items) return status::invalid_argument;
+    c.first_blocks = static_cast<unsigned>(first);
+    return launch(append_kernel<Spec, T, Params, Slots>, dim3(static_cast<unsigned>(first + second)), grid::threads,
+                  grid::shared_bytes, stream, call, c);
+  }
 }
 
 template <class Spec, class T, row_preparation Params>

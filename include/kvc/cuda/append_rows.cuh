@@ -146,6 +146,30 @@ __device__ void store_row(const append_call<Spec, T, Params>& c, int64 row, int 
   }
 }
 
+/// A stored row to its place, from the registers of its team; a team without a row takes part.
+template <class Rows, class Team>
+__device__ void put_share(const row_place& place, const float* x, Team team) {
+  using stream_type = typename Rows::stream_type;
+  if (stream_type::first_rows > 0 && place.first != nullptr) Rows::write_exact_share(x, place.first, team);
+  if constexpr (stream_type::has_ring) {
+    if (place.staged != nullptr) Rows::write_exact_share(x, place.staged, team);
+  } else {
+    Rows::encode_share_in(place.segment, place.in_page, x, place.segment != nullptr, team);
+  }
+}
+
+/// The same from memory, for a row that is there. x: [width]
+template <class Rows, class Team>
+__device__ void put_row(const row_place& place, const float* x, Team team) {
+  using stream_type = typename Rows::stream_type;
+  if (stream_type::first_rows > 0 && place.first != nullptr) Rows::write_exact(x, place.first, team);
+  if constexpr (stream_type::has_ring) {
+    Rows::write_exact(x, place.staged, team);
+  } else {
+    if (place.segment != nullptr) Rows::encode_in(place.segment, place.in_page, x, 1, team);
+  }
+}
+
 /// Rows in the registers of their teams. No thread leaves early: the teams of a warp do everything together.
 template <class Spec, bool First, bool Slots, class T, class Params>
 __device__ void append_shares(const append_call<Spec, T, Params>& c, unsigned block, float* shared) {
@@ -174,12 +198,10 @@ __device__ void append_shares(const append_call<Spec, T, Params>& c, unsigned bl
   store_row<Spec, First>(c, row, head, place.position, constants, x, in_shared);
 
   // 3. To its place.
-  if (stream_type::first_rows > 0 && place.first != nullptr) rows_type::write_exact_share(x, place.first, team);
-  if constexpr (stream_type::has_ring) {
-    if (place.staged != nullptr) rows_type::write_exact_share(x, place.staged, team);
-  } else if constexpr (shares::encodes) {
-    rows_type::encode_share_in(place.segment, place.in_page, x, place.segment != nullptr, team);
+  if constexpr (shares::encodes) {
+    put_share<rows_type>(place, x, team);
   } else {
+    if (stream_type::first_rows > 0 && place.first != nullptr) rows_type::write_exact_share(x, place.first, team);
     shares::to_shared(x, in_shared);
     if (place.segment != nullptr) rows_type::encode_in(place.segment, place.in_page, in_shared, 1, alone);
   }
@@ -236,12 +258,7 @@ __device__ void append_rows(const append_call<Spec, T, Params>& c, unsigned bloc
   round_stored<stream_type>(stored, team);
 
   // 3. To its place.
-  if (stream_type::first_rows > 0 && place.first != nullptr) rows_type::write_exact(stored, place.first, team);
-  if constexpr (stream_type::has_ring) {
-    rows_type::write_exact(stored, place.staged, team);
-  } else {
-    if (place.segment != nullptr) rows_type::encode_in(place.segment, place.in_page, stored, 1, team);
-  }
+  put_row<rows_type>(place, stored, team);
 }
 
 }  // namespace kvc::inline v0_1::cuda::detail

@@ -89,18 +89,23 @@ constexpr route_answer attend_route(const device_limits& device) {
   return {status::ok, attend_words<Spec, Queries>::kernel.c_str(), attend_words<Spec, Queries>::why.c_str()};
 }
 
+/// Whether append multiplies a stream's rows on tensor cores, if they come as they are to be stored.
+template <class Spec, bool First>
+inline constexpr bool appends_products = multiplies<stream_of<Spec, First>, bf16, rows_as_given>;
+
 /// Whether all threads take part in a new row of a stream, from the model's row to its codes.
 template <class Spec, bool First>
 consteval bool appends_by_team() {
   using stream_type = stream_of<Spec, First>;
   using shares = row_shares<stream_type>;
-  using row_team = warp_team<append_teams<stream_type, rows_as_given>::lanes>;
+  constexpr bool multiplied = appends_products<Spec, First>;
+  using row_team = warp_team<multiplied ? 4 : append_teams<stream_type, rows_as_given>::lanes>;
   using seals = seal_teams<stream_type>;
   using group_team = std::conditional_t<stream_type::has_ring && seals::by_block, block_team<seals::threads>, row_team>;
   if constexpr (group_shares<stream_type>::exists) return true;
+  const bool in_shares = multiplied ? product_rows<stream_type, bf16, 4>::shares : shares::exists && shares::encodes;
   return (shares::exists || transform<stream_type>::template takes_team<row_team>)&&(
-      (shares::exists && shares::encodes && !stream_type::has_ring) ||
-      stream_rows<Spec, First>::template encode_takes_team<group_team>);
+      (in_shares && !stream_type::has_ring) || stream_rows<Spec, First>::template encode_takes_team<group_team>);
 }
 
 template <class Spec>
@@ -109,25 +114,36 @@ struct append_words {
   using second = append_teams<typename Spec::second_stream, rows_as_given>;
   static constexpr bool seals =
       seal_teams<typename Spec::first_stream>::exist || seal_teams<typename Spec::second_stream>::exist;
+  static constexpr bool first_is_product = appends_products<Spec, true>;
+  static constexpr bool second_is_product = appends_products<Spec, false>;
   template <class Teams>
   static consteval text threads() {
     if constexpr (Teams::groups::exists) return text("a block per group of tokens");
     return text(Teams::lanes) + text(" threads per row");
   }
-  static consteval text words(const char* name) {
+  static consteval text words() {
     const bool same = first::groups::exists == second::groups::exists && first::lanes == second::lanes;
-    return text(name) + text(", ") + threads<first>() + (same ? text("") : text(" and ") + threads<second>()) +
-           text(seals ? "; seal_kernel" : "");
+    text t;
+    if (first_is_product || second_is_product) t = text("append_product_kernel, 16 rows per warp");
+    if (first_is_product != second_is_product) t = t + text("; ");
+    if (!first_is_product || !second_is_product) t = t + text("append_kernel, ");
+    if (!first_is_product) t = t + threads<first>();
+    if (!first_is_product && !second_is_product && !same) t = t + text(" and ");
+    if (!second_is_product && (first_is_product || !same)) t = t + threads<second>();
+    return t + text(seals ? "; seal_kernel" : "");
   }
   static consteval text reason() {
     text t(Spec::has_ring ? "rows wait in the open tail until their group of tokens is full or old enough"
                           : "a team transforms and encodes each row at once");
+    if (first_is_product || second_is_product) {
+      t = t + text("; tensor cores multiply rows by their basis, unless they are prepared or of merged heads");
+    }
     if (!appends_by_team<Spec, true>() || !appends_by_team<Spec, false>()) {
       t = t + text("; slow: a policy whose functions take no team is run by one thread of it");
     }
     return t;
   }
-  static constexpr text kernel = words("append_kernel");
+  static constexpr text kernel = words();
   static constexpr text why = reason();
 };
 

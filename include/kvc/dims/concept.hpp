@@ -15,7 +15,10 @@
 // thread of the team runs those that do not. A policy may also define
 //   template <int HeadDim> KVC_HD static float basis(int r, int c, const float* constants)
 // what channel c of an expanded row takes from channel r of the stored one; kernels that expand rows by matrix products
-// then need no fold_query of unit vectors.
+// then need no fold_query of unit vectors. And, where compress is a product with a matrix [width][HeadDim] among the
+// constants,
+//   template <int HeadDim> KVC_HD static const float* matrix(const float* constants)
+// which kernels that append many rows multiply on tensor cores.
 
 namespace kvc::inline v0_1::dims {
 
@@ -39,6 +42,10 @@ concept takes_team = requires(const float* in, float* out, const float* constant
   P::template compress<HeadDim>(in, out, constants, team);
   P::template expand<HeadDim>(in, out, constants, team);
   P::template fold_query<HeadDim>(in, out, constants, team);
+};
+template <class P, int HeadDim>
+concept has_matrix = requires(const float* constants) {
+  P::template matrix<HeadDim>(constants)[0];
 };
 template <class P>
 concept has_name = requires {

@@ -31,6 +31,11 @@ struct low_rank {
   KVC_HD static void compress(const float* row, float* stored, const float* constants, Team team = {}) {
     multiply<HeadDim>(constants, row, stored, team);
   }
+  /// E.
+  template <int HeadDim>
+  KVC_HD static const float* matrix(const float* constants) {
+    return constants;
+  }
   template <int HeadDim, class Team = serial_team>
   KVC_HD static void fold_query(const float* query, float* folded, const float* constants, Team team = {}) {
     multiply<HeadDim>(constants + Rank * HeadDim, query, folded, team);

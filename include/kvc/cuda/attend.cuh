@@ -163,8 +163,8 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
 /// [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse: [rows][query_heads] or null, natural
 /// logarithm, -inf where a query sees nothing (its output is zero). All pointers are the device's; workspace:
 /// attend_workspace_bytes of these bounds and this device; it and a table of angles are aligned to 16 bytes. Products
-/// are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor. Latents in 4-bit codes meet queries
-/// in bytes on Hopper (route tells), unless params.fp32_products.
+/// are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor. Latents in 4-bit codes meet
+/// queries in bytes on Hopper (route tells), unless params.fp32_products.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "kvc/host/simd/dispatch.hpp"
+#include "kvc/quant/integer.hpp"
 #include "kvc/quant/none.hpp"
 #include "kvc/quant/rotated.hpp"
 
@@ -414,6 +416,76 @@ TEST_CASE("weights that are too small for one step keep their mean") {
   CHECK(std::abs(static_cast<double>(g.scale[0]) * sum - 0.127) < 0.02);  // rounded to nearest, all would be 0
 }
 
+/// Rows of any scale, with what is hard to encode: nothing but one number, numbers beyond fp16's range, the least and
+/// the greatest floats, -0, infinities, NaN.
+std::vector<float> hard_rows(int rows, int width) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float hard[] = {0.0f,     -0.0f,
+                        1.0f,     -1.0f,
+                        65504.0f, -65504.0f,
+                        65520.0f, -65520.0f,
+                        1e6f,     -1e6f,
+                        3.4e38f,  -3.4e38f,
+                        1e-8f,    -1e-8f,
+                        1e-40f,   -1e-40f,
+                        6.0e-8f,  9.8e5f,
+                        -9.83e5f, inf,
+                        -inf,     std::numeric_limits<float>::quiet_NaN()};
+  constexpr int kinds = static_cast<int>(std::size(hard));
+  std::vector<float> x;
+  for (int r = 0; r < rows; ++r) {
+    std::vector<float> row = normal_values(width, std::ldexp(1.0f, below(40) - 30));
+    if (r % 4 == 1) {
+      for (int n = 1 + below(3); n > 0; --n) row[static_cast<std::size_t>(below(width))] = hard[below(kinds)];
+    } else if (r % 4 == 2) {
+      std::fill(row.begin(), row.end(), hard[below(kinds)]);
+    } else if (r % 4 == 3) {
+      for (float& v : row) v = hard[below(kinds - (below(4) == 0 ? 0 : 3))];
+    }
+    x.insert(x.end(), row.begin(), row.end());
+  }
+  return x;
+}
+
+template <int Bits, int Group, kvc::quant::grid Grid, int Width>
+void check_encoded_bytes() {
+  using codec = kvc::quant::integer<Bits, Group, Grid>;
+  constexpr int row_bytes = codec::template row_bytes<Width>, constant_bytes = codec::template group_bytes<Width>;
+  for (const int rows : {1, 15, 64}) {
+    const std::vector<float> x = hard_rows(rows, Width);
+    std::vector<byte> codes(static_cast<std::size_t>(rows * row_bytes)),
+        constants(static_cast<std::size_t>(rows * constant_bytes));
+    codec::template encode<Width>(x.data(), 0, rows, codes.data(), constants.data());
+    for (const kernel_table* t : tables()) {
+      std::vector<byte> got(codes.size()), got_constants(constants.size());
+      std::vector<const float*> from;
+      std::vector<byte*> to, to_constants;
+      for (int r = 0; r < rows; ++r) {
+        from.push_back(x.data() + r * Width);
+        to.push_back(got.data() + r * row_bytes);
+        to_constants.push_back(got_constants.data() + r * constant_bytes);
+      }
+      t->encode({from.data(), nullptr, to.data(), to_constants.data(), rows, Width, Group, Bits, Grid});
+      CHECK(same_bits(got, codes));
+      CHECK(same_bits(got_constants, constants));
+    }
+  }
+}
+
+TEST_CASE("encoded rows have the bytes of quant::integer, whatever the numbers") {
+  using namespace kvc::quant;
+  for (int i = 0; i < 20; ++i) {
+    check_encoded_bytes<4, 128, affine, 128>();
+    check_encoded_bytes<4, 64, midrise, 128>();
+    check_encoded_bytes<4, 32, symmetric, 96>();
+    check_encoded_bytes<4, 64, symmetric, 192>();
+    check_encoded_bytes<2, 32, affine, 128>();
+    check_encoded_bytes<3, 16, midrise, 48>();
+    check_encoded_bytes<8, 64, symmetric, 64>();
+    check_encoded_bytes<8, 32, midrise, 64>();
+  }
+}
+
 TEST_CASE("rotated rows have the bits of quant::rotated") {
   const auto check = []<int Width>(std::integral_constant<int, Width>) {
     using rotation = kvc::quant::rotated<kvc::quant::none<float>>;
@@ -424,7 +496,7 @@ TEST_CASE("rotated rows have the bits of quant::rotated") {
     for (int i = 0; i < Width; ++i) signs.push_back(kvc::quant::hadamard_sign(i));
     for (const kernel_table* t : tables()) {
       std::vector<float> got = row;
-      t->rotate({got.data(), signs.data(), Width, block, 1.0f / kvc::sqrt_of(static_cast<float>(block))});
+      t->rotate({got.data(), got.data(), signs.data(), Width, block, 1.0f / kvc::sqrt_of(static_cast<float>(block))});
       CAPTURE(Width);
       CHECK(same_bits(got, wanted));
     }

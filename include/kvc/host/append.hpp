@@ -37,13 +37,29 @@ struct rotation_signs {
 template <int Width>
 inline constexpr rotation_signs<Width> signs_of{};
 
+/// from[Width], rotated, to x[Width].
+template <int Width, int Block>
+void rotate_row(const float* from, float* x) {
+  kernels().rotate({from, x, signs_of<Width>.value, Width, Block, 1.0f / sqrt_of(static_cast<float>(Block))});
+}
+
+/// Whether a stored row is the model's row, rotated, and nothing else.
+template <class Stream, class Quant = typename Stream::quant_policy>
+struct only_rotates {
+  static constexpr bool value = false;
+};
+template <class Stream, class Codec>
+struct only_rotates<Stream, quant::rotated<Codec>> {
+  static constexpr int block = quant::rotated<Codec>::template block<Stream::width>;
+  static constexpr bool value = transform<Stream>::dims_are_identity && !quant::is_wrapper<Codec> && block % 16 == 0;
+};
+
 /// One thread that rotates rows by the kernels of host/simd.
 struct kernel_team : serial_team {
 #if !defined(__CUDACC__)  // for nvcc, what calls it may run on a device
   template <int Width, int Block>
   requires(Block % 16 == 0) void rotate(float* x) const {
-    const rotate_call call{x, signs_of<Width>.value, Width, Block, 1.0f / sqrt_of(static_cast<float>(Block))};
-    kernels().rotate(call);
+    rotate_row<Width, Block>(x, x);
   }
 #endif
 };
@@ -65,8 +81,17 @@ void transform_rows(const cache_view<Spec>& view, int slot, const rows_view<cons
   compiled([&] {
     for (int i = 0; i < count; ++i) {
       if (ahead[i] != nullptr) prefetch_bytes<3>(ahead[i], stream_type::model_width * sizeof(T));
-      const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(view, slot, at[i].head);
       float* to = stored + i * stream_type::width;
+      x[i] = to;
+#if !defined(__CUDACC__)
+      if constexpr (only_rotates<stream_type>::value && __is_same(T, float) && !Params::prepares) {
+        if (view.model.merged() == 1) {
+          rotate_row<stream_type::width, only_rotates<stream_type>::block>(rows.at(at[i].input, at[i].head), to);
+          continue;
+        }
+      }
+#endif
+      const kvc::detail::head_constants constants = kvc::detail::constants_of<First>(view, slot, at[i].head);
       const auto load = [&](float* row) {
         kvc::detail::load_row<Spec, First>(rows, at[i].input, at[i].head, view.model.merged(), constants.merge_weights,
                                            params, at[i].position, row);
@@ -79,45 +104,44 @@ void transform_rows(const cache_view<Spec>& view, int slot, const rows_view<cons
         load(model_row);
         transform<stream_type>::store(model_row, to, constants.transform, kernel_team{});
       }
-      x[i] = to;
     }
   });
 }
 
-/// append_page for such a stream, of the rows row_at(0) to row_at(count - 1): transformed and encoded 16 at a time.
-/// Input is asked for 16 rows ahead, up to row `known`: machines do not foresee it.
+/// append_page for such a stream, of the rows row_at(0) to row_at(count - 1): transformed and encoded some at a time.
+/// Input is asked for ahead, up to row `known`: machines do not foresee it.
 template <class Spec, bool First, class T, row_preparation Params, class RowAt>
 void append_coded_rows(const cache_view<Spec>& view, int slot, const rows_view<const T>& rows, const Params& params,
                        int count, int64 known, const RowAt& row_at) {
   using stream_type = stream_of<Spec, First>;
   using encoder = encodes_rows<stream_type>;
   constexpr int width = stream_type::width;
-  constexpr int at_once = 16;
   constexpr bool is_as_given = __is_same(T, float) && !Params::prepares && transform<stream_type>::is_identity;
+  constexpr int most = is_as_given ? 64 : 16;
   const int heads = view.model.stored_heads();
   const bool is_plain = view.model.merged() == 1;
   const bool is_ready = is_as_given && is_plain;
-  alignas(64) float stored[at_once * width];
-  coded_row at[at_once];
-  coded_row next[at_once];
-  const float* x[at_once];
-  byte* codes[at_once];
-  byte* constants[at_once];
-  const byte* ahead[at_once];
-  for (int i = 0; i < min_of(at_once, count); ++i) next[i] = row_at(i);
+  const int at_once = is_ready ? most : 16;
+  const int distance = is_ready ? 64 : 16;  // rows until what is asked for
+  alignas(64) float stored[16 * width];
+  coded_row at[most];
+  const float* x[most];
+  byte* codes[most];
+  byte* constants[most];
+  const byte* ahead[most];
   for (int first = 0; first < count; first += at_once) {
     const int n = min_of(at_once, count - first);
     for (int i = 0; i < n; ++i) {
-      at[i] = next[i];
+      at[i] = row_at(first + i);
       byte* segment =
           view.page(slot, at[i].block) + cache_view<Spec>::template segment_offset<First>(at[i].head, heads);
       codes[i] = segment + at[i].in_page * stream_type::row_bytes;
       constants[i] = segment + stream_type::codes_bytes + at[i].in_page * stream_type::group_bytes;
       if constexpr (is_as_given) x[i] = rows.at(at[i].input, at[i].head);
       ahead[i] = nullptr;
-      if (first + i + at_once >= known) continue;
-      next[i] = row_at(first + i + at_once);
-      if (is_plain) ahead[i] = reinterpret_cast<const byte*>(rows.at(next[i].input, next[i].head));
+      if (!is_plain || first + i + distance >= known) continue;
+      const coded_row next = row_at(first + i + distance);
+      ahead[i] = reinterpret_cast<const byte*>(rows.at(next.input, next.head));
     }
     if (!is_ready) transform_rows<Spec, First>(view, slot, rows, params, at, n, stored, x, ahead);
     kernels().encode(

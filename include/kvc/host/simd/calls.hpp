@@ -106,8 +106,9 @@ struct encode_call {
   quant::grid grid;
 };
 
-/// x *= signs, then H x / sqrt(block) in blocks (quant/rotated.hpp).
+/// x = signs from, then H x / sqrt(block) in blocks (quant/rotated.hpp).
 struct rotate_call {
+  const float* from;   ///< [width], may be x
   float* x;            ///< [width]
   const float* signs;  ///< [width]
   int width;

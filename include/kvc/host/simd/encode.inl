@@ -3,32 +3,46 @@
 // Encoding rows as integers, the bytes being those of quant/integer.hpp. Included by each instruction set's file,
 // inside its namespace. Groups are taken 16 at a time: their extremes in 16 vectors, then one vector of constants.
 
-/// The stored constants of 16 groups (integer_grid::choose), from their extremes and the largest magnitude's bits.
+/// What a pass over 16 groups found, and the constants chosen from it, one lane each.
+struct group_constants {
+  words scale;     ///< bits of fp16
+  words offset;    ///< the same
+  floats zero;     ///< the offset's value
+  floats inverse;  ///< of the scale's value
+  words is_plain;  ///< codes need no bounds: the group is finite, and nothing of it beyond what fp16 holds
+};
+
+/// The stored constants of 16 groups (integer_grid::choose), from their extremes, which only affine grids ask for, and
+/// the largest magnitude's bits.
 template <quant::grid Grid>
-KVC_SIMD void choose_constants(floats low, floats high, words magnitude, int bits, words& scale, words& offset,
-                               floats& zero, floats& inverse) {
+KVC_SIMD group_constants choose_constants(floats low, floats high, words magnitude, int bits) {
   const float levels = static_cast<float>(1 << bits);
   const words is_finite = less_words(magnitude, broadcast_word(0x7f800000));
   const floats largest = broadcast(3.4e38f);
+  group_constants k;
   floats extent = zeros();
-  offset = word_zeros();
-  zero = zeros();
+  k.offset = word_zeros();
+  k.zero = zeros();
+  k.is_plain = is_finite;
   if constexpr (Grid == quant::affine) {
-    offset = half_below(keep(low, is_finite));
-    zero = keep(add(half_values(offset), zeros()), is_finite);  // never -0
-    offset = and_words(half_bits(zero), broadcast_word(0xffff));
-    extent = less_of(largest, subtract(less_of(largest, high), zero));
+    k.is_plain = and_words(is_finite, below(broadcast(-65504.0f), low));
+    k.offset = half_below(keep(low, is_finite));
+    k.zero = keep(add(half_values(k.offset), zeros()), is_finite);  // never -0
+    k.offset = and_words(half_bits(k.zero), broadcast_word(0xffff));
+    extent = less_of(largest, subtract(less_of(largest, high), k.zero));
   } else {
-    extent = less_of(largest, greater_of(subtract(zeros(), low), high));
+    extent = less_of(largest, as_floats(magnitude));
   }
   const words is_positive = and_words(below(zeros(), extent), is_finite);
   const floats step = divide(extent, broadcast(Grid == quant::affine      ? levels - 1
                                                : Grid == quant::symmetric ? levels / 2 - 1
                                                                           : levels / 2));
-  scale = half_above(keep(greater_of(step, broadcast(1.17549435e-38f)), is_positive));
-  const floats value = half_values(scale);
-  inverse = keep(divide(broadcast(1.0f), value), below(zeros(), value));
-  scale = select_words(is_finite, scale, broadcast_word(0x7e00));  // NaN: all of the group decodes to it
+  k.scale = half_above(keep(greater_of(step, broadcast(1.17549435e-38f)), is_positive));
+  const floats value = half_values(k.scale);
+  k.inverse = keep(divide(broadcast(1.0f), value), below(zeros(), value));
+  k.is_plain = and_words(k.is_plain, below(value, broadcast(65504.0f)));
+  k.scale = select_words(is_finite, k.scale, broadcast_word(0x7e00));  // NaN: all of the group decodes to it
+  return k;
 }
 
 /// Codes of 16 channels.
@@ -45,71 +59,122 @@ KVC_SIMD words codes_of(floats x, floats zero, floats inverse, float levels) {
   }
 }
 
+/// The same codes of a plain group: as its scale was rounded up, numbers lie within the grid but for what rounding
+/// adds, which rounding to nearest takes off again; only to the floor it could fall below, and the top is no code.
+template <quant::grid Grid>
+KVC_SIMD words plain_codes_of(floats x, floats zero, floats inverse, float levels) {
+  if constexpr (Grid == quant::affine) {
+    return nearest(multiply(subtract(x, zero), inverse));
+  } else if constexpr (Grid == quant::symmetric) {
+    return add_words(nearest(multiply(x, inverse)), broadcast_word(static_cast<int32>(levels) / 2));
+  } else {
+    const words w = floor_of(less_of(multiply(x, inverse), broadcast(levels / 2 - 1)));
+    return greater_words(add_words(w, broadcast_word(static_cast<int32>(levels) / 2)), word_zeros());
+  }
+}
+
+template <quant::grid Grid, bool IsPlain>
+KVC_SIMD void encode_group(const float* x, int group, floats zero, floats inverse, int bits, byte* codes) {
+  const float levels = static_cast<float>(1 << bits);
+  const auto codes_at = [&](int d) __attribute__((always_inline)) {
+    return IsPlain ? plain_codes_of<Grid>(load(x + d), zero, inverse, levels)
+                   : codes_of<Grid>(load(x + d), zero, inverse, levels);
+  };
+  int d = 0;
+  if (bits == 4) {
+    for (; d + 64 <= group; d += 64) {
+      words w[4];
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) w[k] = codes_at(d + 16 * k);
+      store_nibbles(w, codes + d / 2);
+    }
+  }
+  for (; d < group; d += 16) store_packed(codes_at(d), bits, codes + d * bits / 8);
+}
+
+/// A group of a call's rows.
+struct group_cursor {
+  int row = 0;
+  int in_row = 0;
+  KVC_SIMD void advance(int groups) {
+    if (++in_row == groups) {
+      in_row = 0;
+      ++row;
+    }
+  }
+};
+
+/// Extremes of 16 groups, a vector each.
+struct group_extremes {
+  floats low[16];
+  floats high[16];
+  floats magnitude[16];  // of bits, which order as floats do, NaN above all
+};
+
+template <quant::grid Grid>
+KVC_SIMD void find_extremes(const float* x, int group, int i, group_extremes& e) {
+  floats least = load(x);
+  floats most = least;
+  words bits = word_zeros();
+  for (int d = 0; d < group; d += 16) {
+    const floats v = load(x + d);
+    if constexpr (Grid == quant::affine) {
+      least = less_of(v, least);
+      most = greater_of(v, most);
+    }
+    bits = greater_words(bits, as_words(absolute(v)));
+  }
+  e.low[i] = least;
+  e.high[i] = most;
+  e.magnitude[i] = as_floats(bits);
+}
+
+/// Extremes of the next 16 groups are found while these are encoded: memory is read at an even pace.
 template <quant::grid Grid>
 KVC_SIMD void encode_grid(const encode_call& call) {
   const encode_call c = call;  // bytes are stored, which may be anything's: not its fields'
   const int groups = c.width / c.group;
-  const int constant_halves = Grid == quant::affine ? 2 : 1;
-  const float levels = static_cast<float>(1 << c.bits);
-  for (int begin = 0; begin < c.rows * groups; begin += 16) {
-    const int count = min_of(16, c.rows * groups - begin);
-    floats low[16];
-    floats high[16];
-    floats magnitude[16];  // of bits, which order as floats do, NaN above all
-    for (int i = 0; i < 16; ++i) {
-      const int at = begin + min_of(i, count - 1);
-      const float* x = c.x[at / groups] + at % groups * c.group;
-      floats least = load(x);
-      floats most = least;
-      words bits = word_zeros();
-      for (int d = 0; d < c.group; d += 16) {
-        const floats v = load(x + d);
-        least = less_of(v, least);
-        most = greater_of(v, most);
-        bits = greater_words(bits, as_words(absolute(v)));
-      }
-      low[i] = least;
-      high[i] = most;
-      magnitude[i] = as_floats(bits);
-    }
-    alignas(64) uint32 scale_bits[16];
-    alignas(64) uint32 offset_bits[16];
+  const int total = c.rows * groups;
+  constexpr bool is_affine = Grid == quant::affine;
+  group_cursor ahead;
+  group_cursor here;
+  group_extremes e;
+  for (int i = 0; i < 16; ++i) e.low[i] = e.high[i] = e.magnitude[i] = zeros();
+  for (int i = 0; i < min_of(16, total); ++i, ahead.advance(groups)) {
+    find_extremes<Grid>(c.x[ahead.row] + ahead.in_row * c.group, c.group, i, e);
+  }
+  for (int begin = 0; begin < total; begin += 16) {
+    alignas(64) uint32 scale[16];
+    alignas(64) uint32 offset[16];
     alignas(64) float zero[16];
     alignas(64) float inverse[16];
-    words scale;
-    words offset;
-    floats zeros_at;
-    floats inverses;
-    choose_constants<Grid>(least_each(low), greatest_each(high), greatest_words_each(magnitude), c.bits, scale, offset,
-                           zeros_at, inverses);
-    store_words(scale, scale_bits);
-    store_words(offset, offset_bits);
-    store(zeros_at, zero);
-    store(inverses, inverse);
-    for (int i = 0; i < count; ++i) {
-      const int at = begin + i;
-      byte* constants = c.constants[at / groups] + at % groups * 2 * constant_halves;
-      __builtin_memcpy(constants, &scale_bits[i], 2);
-      if (Grid == quant::affine) __builtin_memcpy(constants + 2, &offset_bits[i], 2);
-      const int from = at % groups * c.group;
-      const float* x = c.x[at / groups] + from;
-      const byte* ahead = c.ahead == nullptr ? nullptr : c.ahead[at / groups];
-      if (ahead != nullptr) prefetch_bytes<3>(ahead + 4 * from, 4 * c.group);
-      byte* codes = c.codes[at / groups] + from * c.bits / 8;
-      const floats z = broadcast(zero[i]);
-      const floats by = broadcast(inverse[i]);
-      int d = 0;
-      if (c.bits == 4) {
-        for (; d + 64 <= c.group; d += 64) {
-          words w[4];
-#pragma GCC unroll 4
-          for (int k = 0; k < 4; ++k) w[k] = codes_of<Grid>(load(x + d + 16 * k), z, by, levels);
-          store_nibbles(w, codes + d / 2);
-        }
+    alignas(64) int32 is_plain[16];
+    const group_constants k =
+        choose_constants<Grid>(is_affine ? least_each(e.low) : zeros(), is_affine ? greatest_each(e.high) : zeros(),
+                               greatest_words_each(e.magnitude), c.bits);
+    store_words(k.scale, scale);
+    store_words(k.offset, offset);
+    store(k.zero, zero);
+    store(k.inverse, inverse);
+    store_words(k.is_plain, is_plain);
+    for (int i = 0; i < min_of(16, total - begin); ++i, here.advance(groups)) {
+      byte* constants = c.constants[here.row] + here.in_row * (is_affine ? 4 : 2);
+      __builtin_memcpy(constants, &scale[i], 2);
+      if (is_affine) __builtin_memcpy(constants + 2, &offset[i], 2);
+      const int from = here.in_row * c.group;
+      const float* x = c.x[here.row] + from;
+      byte* codes = c.codes[here.row] + from * c.bits / 8;
+      if (c.ahead != nullptr && c.ahead[here.row] != nullptr) {
+        prefetch_bytes<2>(c.ahead[here.row] + 4 * from, 4 * c.group);
       }
-      for (; d < c.group; d += 16) {
-        store_packed(codes_of<Grid>(load(x + d), z, by, levels), c.bits, codes + d * c.bits / 8);
+      if (is_plain[i] != 0) {
+        encode_group<Grid, true>(x, c.group, broadcast(zero[i]), broadcast(inverse[i]), c.bits, codes);
+      } else {
+        encode_group<Grid, false>(x, c.group, broadcast(zero[i]), broadcast(inverse[i]), c.bits, codes);
       }
+      if (ahead.row == c.rows) continue;
+      find_extremes<Grid>(c.x[ahead.row] + ahead.in_row * c.group, c.group, i, e);
+      ahead.advance(groups);
     }
   }
 }
@@ -171,7 +236,7 @@ struct lane_signs {
 
 /// Butterflies of the strides below 16 Count, in ascending order: within vectors, then between them.
 template <int Count>
-KVC_SIMD void rotate_run(float* x, const float* signs, float scale) {
+KVC_SIMD void rotate_run(const float* from, float* x, const float* signs, float scale) {
   alignas(64) static constexpr lane_signs lanes{};
   const floats s1 = load(lanes.value[0]);
   const floats s2 = load(lanes.value[1]);
@@ -180,7 +245,7 @@ KVC_SIMD void rotate_run(float* x, const float* signs, float scale) {
   floats y[Count];
 #pragma GCC unroll 8
   for (int k = 0; k < Count; ++k) {
-    y[k] = multiply(load(x + 16 * k), load(signs + 16 * k));
+    y[k] = multiply(load(from + 16 * k), load(signs + 16 * k));
     y[k] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(y[k], s1), s2), s4), s8);
   }
   join_vectors(y);
@@ -195,13 +260,13 @@ inline void rotate(const rotate_call& call) {
   const float scale = c.block <= 128 ? c.scale : 1.0f;
   for (int i = 0; i < c.width; i += run) {
     if (run == 128) {
-      rotate_run<8>(c.x + i, c.signs + i, scale);
+      rotate_run<8>(c.from + i, c.x + i, c.signs + i, scale);
     } else if (run == 64) {
-      rotate_run<4>(c.x + i, c.signs + i, scale);
+      rotate_run<4>(c.from + i, c.x + i, c.signs + i, scale);
     } else if (run == 32) {
-      rotate_run<2>(c.x + i, c.signs + i, scale);
+      rotate_run<2>(c.from + i, c.x + i, c.signs + i, scale);
     } else {
-      rotate_run<1>(c.x + i, c.signs + i, scale);
+      rotate_run<1>(c.from + i, c.x + i, c.signs + i, scale);
     }
   }
   for (int i = 0; i < c.width && c.block > run; i += c.block) {

@@ -27,9 +27,12 @@ namespace kvc::inline v0_1::host::detail::avx2 {
 inline constexpr int queries_at_once = 2;
 inline constexpr int vectors_at_once = 2;
 inline constexpr int score_queries = 4;
+inline constexpr int score_sets = 1;
 inline constexpr int sum_queries = 2;
 inline constexpr int sum_vectors = 2;
-inline constexpr bool has_own_nibbles = false;
+inline constexpr int few_sum_vectors = sum_vectors;
+inline constexpr int few = 16;
+inline constexpr bool has_own_fields = false;
 
 struct floats {
   __m256 a, b;
@@ -123,7 +126,7 @@ KVC_SIMD float greatest_of(floats x) {
   const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
-KVC_SIMD floats sum_each(const floats (&v)[16]) {
+KVC_SIMD floats sum_each(const floats (&v)[16], int /*count*/ = 16) {
   alignas(32) float y[16];
   for (int i = 0; i < 16; ++i) y[i] = sum_of(v[i]);
   return load(y);
@@ -139,7 +142,7 @@ KVC_SIMD floats least_each(const floats (&v)[16]) {
   for (int i = 0; i < 16; ++i) y[i] = least_of(v[i]);
   return load(y);
 }
-KVC_SIMD floats greatest_each(const floats (&v)[16]) {
+KVC_SIMD floats greatest_each(const floats (&v)[16], int /*count*/ = 16) {
   alignas(32) float y[16];
   for (int i = 0; i < 16; ++i) y[i] = greatest_of(v[i]);
   return load(y);

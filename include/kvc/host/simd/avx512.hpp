@@ -28,9 +28,12 @@ namespace kvc::inline v0_1::host::detail::avx512 {
 inline constexpr int queries_at_once = 4;
 inline constexpr int vectors_at_once = 4;
 inline constexpr int score_queries = 16;
+inline constexpr int score_sets = 8;
 inline constexpr int sum_queries = 8;
 inline constexpr int sum_vectors = 2;
-inline constexpr bool has_own_nibbles = true;
+inline constexpr int few_sum_vectors = 4;
+inline constexpr int few = 4;
+inline constexpr bool has_own_fields = true;
 
 // Masks of all lanes: the forms without a mask read an undefined vector, which g++ 12 warns of in its users.
 inline constexpr __mmask8 all_8 = 0xff;
@@ -139,6 +142,21 @@ KVC_SIMD floats reduce_each(const floats (&v)[16], Join join) {
   }
   return join(_mm512_maskz_shuffle_ps(all_16, c[0], c[1], 0x88), _mm512_maskz_shuffle_ps(all_16, c[0], c[1], 0xdd));
 }
+/// The same of 4 vectors, in the same order; lanes from 4 on repeat them.
+template <class Join>
+KVC_SIMD floats reduce_few(const floats (&v)[16], Join join) {
+  floats a[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    a[i] = join(_mm512_maskz_shuffle_f32x4(all_16, v[2 * i], v[2 * i + 1], 0x44),
+                _mm512_maskz_shuffle_f32x4(all_16, v[2 * i], v[2 * i + 1], 0xee));
+  }
+  const floats b =
+      join(_mm512_maskz_shuffle_f32x4(all_16, a[0], a[1], 0x88), _mm512_maskz_shuffle_f32x4(all_16, a[0], a[1], 0xdd));
+  const floats c = join(b, exchange<2>(b));
+  const floats d = join(_mm512_maskz_shuffle_ps(all_16, c, c, 0x88), _mm512_maskz_shuffle_ps(all_16, c, c, 0xdd));
+  return _mm512_maskz_permutexvar_ps(all_16, _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12), d);
+}
 struct join_sum {
   KVC_SIMD floats operator()(floats a, floats b) const { return _mm512_add_ps(a, b); }
 };
@@ -159,10 +177,12 @@ KVC_SIMD floats least_each(const floats (&v)[16]) {
 KVC_SIMD words greatest_words_each(const floats (&v)[16]) {
   return as_words(reduce_each(v, join_greatest_words{}));
 }
-KVC_SIMD floats sum_each(const floats (&v)[16]) {
+KVC_SIMD floats sum_each(const floats (&v)[16], int count = 16) {
+  if (count <= few) return reduce_few(v, join_sum{});
   return reduce_each(v, join_sum{});
 }
-KVC_SIMD floats greatest_each(const floats (&v)[16]) {
+KVC_SIMD floats greatest_each(const floats (&v)[16], int count = 16) {
+  if (count <= few) return reduce_few(v, join_greatest{});
   return reduce_each(v, join_greatest{});
 }
 
@@ -212,7 +232,7 @@ KVC_SIMD words query_order(words x) {
                                         x);
 }
 KVC_SIMD words floor_of(floats x) {
-  return _mm512_maskz_cvttps_epi32(all_16, _mm512_maskz_roundscale_ps(all_16, x, _MM_FROUND_TO_NEG_INF));
+  return _mm512_maskz_cvt_roundps_epi32(all_16, x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
 KVC_SIMD words less_words(words a, words b) {
   return _mm512_movm_epi32(_mm512_cmplt_epi32_mask(a, b));

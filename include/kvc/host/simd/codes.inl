@@ -32,6 +32,10 @@ KVC_SIMD void add_field(words (&sum)[Queries], words codes, const int8* q8) {
   for (int i = 0; i < Queries; ++i) sum[i] = dot_query(sum[i], codes, q8 + i * 4);
 }
 
+/// Products are added up one after the other, each waiting for the last one: few queries have several sums each.
+template <int Queries>
+inline constexpr int sets_of = Queries <= score_sets ? score_sets / Queries : 1;
+
 /// sum[i] += the products of a word of each row with that of query i; q8 moves on. Fields: 0 where l says it.
 template <int Fields, int Queries>
 KVC_SIMD void add_word(words (&sum)[Queries], words x, const int8*& q8, const query_layout& l) {
@@ -46,8 +50,8 @@ KVC_SIMD void add_word(words (&sum)[Queries], words x, const int8*& q8, const qu
 }
 
 /// Sums of a group to scores of 16 rows.
-template <int Queries>
-KVC_SIMD void add_scores(const score_codes_call& c, const words (&sum)[Queries], int q, int block, int g) {
+template <int Queries, int Sets>
+KVC_SIMD void add_scores(const score_codes_call& c, const words (&sums)[Sets][Queries], int q, int block, int g) {
   const floats scale = load(c.scale + g * c.constants_pitch + block * 16);
   const floats middle = load(c.middle + g * c.constants_pitch + block * 16);
   const query_group* group = c.group + static_cast<int64>(q) * c.groups + g;
@@ -56,18 +60,23 @@ KVC_SIMD void add_scores(const score_codes_call& c, const words (&sum)[Queries],
   for (int i = 0; i < Queries; ++i) {
     if (Queries > 1 && q + i >= c.queries) break;
     const floats rest = multiply_add(middle, broadcast(group->sum), load(to));
-    store(multiply_add(multiply(to_floats(sum[i]), scale), broadcast(group->scale), rest), to);
+    words sum = sums[0][i];
+#pragma GCC unroll 8
+    for (int set = 1; set < Sets; ++set) sum = add_words(sum, sums[set][i]);
+    store(multiply_add(multiply(to_floats(sum), scale), broadcast(group->scale), rest), to);
     group += c.groups;
     to += c.score_pitch;
   }
 }
 
-template <int Queries>
-KVC_SIMD void start_sums(const score_codes_call& c, words (&sum)[Queries], int q, int g) {
+template <int Queries, int Sets>
+KVC_SIMD void start_sums(const score_codes_call& c, words (&sums)[Sets][Queries], int q, int g) {
   const query_group* group = c.group + static_cast<int64>(q) * c.groups + g;
 #pragma GCC unroll 16
   for (int i = 0; i < Queries; ++i) {
-    sum[i] = broadcast_word(group->start);
+    sums[0][i] = broadcast_word(group->start);
+#pragma GCC unroll 8
+    for (int set = 1; set < Sets; ++set) sums[set][i] = word_zeros();
     if (q + i + 1 < c.queries) group += c.groups;
   }
 }
@@ -76,8 +85,9 @@ KVC_SIMD void start_sums(const score_codes_call& c, words (&sum)[Queries], int q
 template <int Fields, int Queries>
 KVC_SIMD void score_groups(const score_codes_call& c, const query_layout& l, const int8* q8, int q, int block) {
   for (int g = 0; g < c.groups; ++g) {
-    words sum[Queries];
-    start_sums(c, sum, q, g);
+    constexpr int sets = sets_of<Queries>;
+    words sums[sets][Queries];
+    start_sums(c, sums, q, g);
     const byte* codes = c.rows.block[block] + g * c.group_bytes;
     const int bytes = g + 1 < c.groups ? c.group_bytes : c.last_bytes;
     for (int left = words_of_group(bytes, 1); left > 0; left -= 8) {
@@ -86,11 +96,11 @@ KVC_SIMD void score_groups(const score_codes_call& c, const query_layout& l, con
 #pragma GCC unroll 8
       for (int w = 0; w < 8; ++w) {
         if (w >= left) break;
-        add_word<Fields>(sum, x[w], q8, l);
+        add_word<Fields>(sums[w % sets], x[w], q8, l);
       }
       codes += 32;
     }
-    add_scores(c, sum, q, block, g);
+    add_scores(c, sums, q, block, g);
   }
 }
 
@@ -104,13 +114,14 @@ KVC_SIMD void score_small_groups(const score_codes_call& c, const query_layout& 
 #pragma GCC unroll 4
     for (int part = 0; part < 8 / Words; ++part) {
       if (first + part >= c.groups) break;
-      words sum[Queries];
-      start_sums(c, sum, q, first + part);
+      constexpr int sets = min_of(sets_of<Queries>, Words);
+      words sums[sets][Queries];
+      start_sums(c, sums, q, first + part);
 #pragma GCC unroll 4
       for (int w = 0; w < Words; ++w) {
-        add_word<Fields>(sum, x[part * Words + w], q8, l);
+        add_word<Fields>(sums[w % sets], x[part * Words + w], q8, l);
       }
-      add_scores(c, sum, q, block, first + part);
+      add_scores(c, sums, q, block, first + part);
     }
     codes += 32;
   }
@@ -165,16 +176,17 @@ KVC_SIMD void score_all(const score_codes_call& c) {
 
 /// Adds to scores[queries][16 blocks].
 inline void score_codes(const score_codes_call& c) {
-  if constexpr (has_own_nibbles) {
+  if constexpr (has_own_fields) {
     if (c.fields == 2) return score_all<2>(c);
+    if (c.fields == 4) return score_all<4>(c);
   }
   score_all<0>(c);
 }
 
 // ---- sums
 
-/// Queries x vectors [v, v + sum_vectors) of one field, over all rows in the buffer; then into o.
-template <int Queries, bool OnePart>
+/// Queries x vectors [v, v + Vectors) of one field, over all rows in the buffer; then into o.
+template <int Queries, int Vectors, bool OnePart>
 KVC_SIMD void sum_field(const sum_codes_call& c, int bits, int field, int q, int v) {
   const int steps = 4 * c.blocks / c.sets;
   const int64 step_bytes = 4 * c.parts * c.sets;
@@ -183,18 +195,18 @@ KVC_SIMD void sum_field(const sum_codes_call& c, int bits, int field, int q, int
   for (int i = 0; i < Queries; ++i) weights[i] = c.w8 + min_of(q + i, c.queries - 1) * c.w8_pitch;
   const words mask = field_mask(bits);
   const words shift = broadcast_word(field * bits);
-  const words lanes[2] = {load_words(c.lanes[v / 2]), load_words(c.lanes[(v + sum_vectors - 1) / 2])};
-  words sum[Queries][sum_vectors];
+  const words lanes[2] = {load_words(c.lanes[v / 2]), load_words(c.lanes[(v + Vectors - 1) / 2])};
+  words sum[Queries][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Queries; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < sum_vectors; ++j) sum[i][j] = word_zeros();
+    for (int j = 0; j < Vectors; ++j) sum[i][j] = word_zeros();
   }
   const byte* codes = c.buffer + v * 64;
   for (int s = 0; s < steps; ++s) {
-    words x[sum_vectors];
+    words x[Vectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < sum_vectors; ++j) {
+    for (int j = 0; j < Vectors; ++j) {
       x[j] = and_words(shift_right(load_words(codes + j * 64), shift), mask);
     }
 #pragma GCC unroll 8
@@ -208,7 +220,7 @@ KVC_SIMD void sum_field(const sum_codes_call& c, int bits, int field, int q, int
         w[1] = pick_words(at, lanes[1]);
       }
 #pragma GCC unroll 4
-      for (int j = 0; j < sum_vectors; ++j) sum[i][j] = dot_weights(sum[i][j], w[j / 2], x[j]);
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = dot_weights(sum[i][j], w[j / 2], x[j]);
     }
     codes += 4 * 64;
   }
@@ -218,7 +230,7 @@ KVC_SIMD void sum_field(const sum_codes_call& c, int bits, int field, int q, int
     const weight_groups& g = c.group[q + i];
     float* o = c.o + (q + i) * c.o_pitch + (field * 4 + v) * 16;
 #pragma GCC unroll 4
-    for (int j = 0; j < sum_vectors; ++j) {
+    for (int j = 0; j < Vectors; ++j) {
       const floats scale = as_floats(pick_words(g.scale, lanes[j / 2]));
       const words total = add_words(sum[i][j], pick_words(g.start, lanes[j / 2]));
       store(multiply_add(to_floats(total), scale, load(o + j * 16)), o + j * 16);
@@ -226,10 +238,10 @@ KVC_SIMD void sum_field(const sum_codes_call& c, int bits, int field, int q, int
   }
 }
 
-template <int Queries, bool OnePart>
+template <int Queries, int Vectors, bool OnePart>
 KVC_SIMD void sum_queries_of(const sum_codes_call& c, int q) {
   for (int f = 0; f < c.fields; ++f) {
-    for (int v = 0; v < 4; v += sum_vectors) sum_field<Queries, OnePart>(c, 8 / c.fields, f, q, v);
+    for (int v = 0; v < 4; v += Vectors) sum_field<Queries, Vectors, OnePart>(c, 8 / c.fields, f, q, v);
   }
 }
 
@@ -237,9 +249,9 @@ template <bool OnePart>
 inline void sum_buffer(const sum_codes_call& c) {
   constexpr int half = sum_queries > 1 ? sum_queries / 2 : 1;
   int q = 0;
-  for (; c.queries - q > half; q += sum_queries) sum_queries_of<sum_queries, OnePart>(c, q);
-  for (; c.queries - q > 1; q += half) sum_queries_of<half, OnePart>(c, q);
-  for (; q < c.queries; ++q) sum_queries_of<1, OnePart>(c, q);
+  for (; c.queries - q > half; q += sum_queries) sum_queries_of<sum_queries, sum_vectors, OnePart>(c, q);
+  for (; c.queries - q > 1; q += half) sum_queries_of<half, few_sum_vectors, OnePart>(c, q);
+  for (; q < c.queries; ++q) sum_queries_of<1, few_sum_vectors, OnePart>(c, q);
 }
 
 /// Adds a chunk's part to o[queries][fields][4][16].

@@ -17,9 +17,12 @@ namespace kvc::inline v0_1::host::detail::neon {
 inline constexpr int queries_at_once = 2;
 inline constexpr int vectors_at_once = 2;
 inline constexpr int score_queries = 4;
+inline constexpr int score_sets = 1;
 inline constexpr int sum_queries = 2;
 inline constexpr int sum_vectors = 2;
-inline constexpr bool has_own_nibbles = false;
+inline constexpr int few_sum_vectors = sum_vectors;
+inline constexpr int few = 16;
+inline constexpr bool has_own_fields = false;
 
 struct floats {
   float32x4_t q[4];
@@ -121,7 +124,7 @@ KVC_SIMD float sum_of(floats x) {
   const float32x2_t b = vadd_f32(vget_low_f32(a), vget_high_f32(a));
   return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
 }
-KVC_SIMD floats sum_each(const floats (&v)[16]) {
+KVC_SIMD floats sum_each(const floats (&v)[16], int /*count*/ = 16) {
   float y[16];
   for (int i = 0; i < 16; ++i) y[i] = sum_of(v[i]);
   return load(y);
@@ -143,7 +146,7 @@ KVC_SIMD floats least_each(const floats (&v)[16]) {
   for (int i = 0; i < 16; ++i) y[i] = join_all(v[i], [](float32x4_t a, float32x4_t b) { return less_quarter(a, b); });
   return load(y);
 }
-KVC_SIMD floats greatest_each(const floats (&v)[16]) {
+KVC_SIMD floats greatest_each(const floats (&v)[16], int /*count*/ = 16) {
   float y[16];
   for (int i = 0; i < 16; ++i) y[i] = greatest_of(v[i]);
   return load(y);

@@ -20,9 +20,12 @@ namespace kvc::inline v0_1::host::detail::portable {
 inline constexpr int queries_at_once = 1;
 inline constexpr int vectors_at_once = 1;
 inline constexpr int score_queries = 1;  // of query_block
+inline constexpr int score_sets = 1;
 inline constexpr int sum_queries = 1;
 inline constexpr int sum_vectors = 1;
-inline constexpr bool has_own_nibbles = false;  // kernels for 4 bits beside those for any number
+inline constexpr int few_sum_vectors = sum_vectors;  // of up to half as many queries
+inline constexpr int few = 16;                       // vectors that reductions of few read
+inline constexpr bool has_own_fields = false;        // kernels for 4 and for 2 bits beside those for any number
 
 struct floats {
   float lane[16];
@@ -128,10 +131,10 @@ KVC_SIMD float greatest_of(const floats& x) {
   return y;
 }
 /// Of 16 vectors at once.
-KVC_SIMD floats sum_each(const floats (&v)[16]) {
+KVC_SIMD floats sum_each(const floats (&v)[16], int /*count*/ = 16) {
   return make_floats([&](int i) { return sum_of(v[i]); });
 }
-KVC_SIMD floats greatest_each(const floats (&v)[16]) {
+KVC_SIMD floats greatest_each(const floats (&v)[16], int /*count*/ = 16) {
   return make_floats([&](int i) { return greatest_of(v[i]); });
 }
 

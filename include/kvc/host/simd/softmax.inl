@@ -60,36 +60,47 @@ KVC_SIMD floats hyperbolic_tangent(floats x) {
 
 // Per-query numbers of 16 queries stand in one vector: reducing 16 vectors at once costs little more than reducing one.
 
-KVC_SIMD floats scaled_query(const quantize_query_call& c, const float* q, int i) {
-  return c.scale == nullptr ? load(q + i) : multiply(load(q + i), load(c.scale + i));
-}
-
 /// Queries' groups of channels in 8 bits, times the scales of the channels where those belong to keys.
-template <int Fields>
-inline void quantize_query(const quantize_query_call& c) {
+template <int Fields, bool IsScaled>
+KVC_SIMD void quantize_queries(const quantize_query_call& call) {
+  const quantize_query_call c = call;  // bytes are stored, which may be anything's: not its fields'
+  const auto scaled = [&](const float* q, int i) __attribute__((always_inline)) {
+    return IsScaled ? multiply(load(q + i), load(c.scale + i)) : load(q + i);
+  };
   floats part[16];
   floats middle[16];
-  for (int n = 0; n < c.queries; ++n) {
-    const float* q = c.q + n * c.q_pitch;
-    floats greatest = zeros();
-    floats sum = zeros();
-    for (int i = 0; i < c.channels; i += 16) {
-      greatest = greater_of(absolute(scaled_query(c, q, i)), greatest);
-      sum = c.middle == nullptr ? add(load(q + i), sum) : multiply_add(load(q + i), load(c.middle + i), sum);
+  for (int n = 0; n < c.queries; n += 4) {  // the last ones more than once rather than fewer than four
+    const float* q[4];
+    floats greatest[4];
+    floats sum[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      q[k] = c.q + min_of(n + k, c.queries - 1) * c.q_pitch;
+      greatest[k] = sum[k] = zeros();
     }
-    part[n] = greatest;
-    middle[n] = sum;
+    for (int i = 0; i < c.channels; i += 16) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        greatest[k] = greater_of(absolute(scaled(q[k], i)), greatest[k]);
+        sum[k] = IsScaled ? multiply_add(load(q[k] + i), load(c.middle + i), sum[k]) : add(load(q[k] + i), sum[k]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      part[n + k] = greatest[k];
+      middle[n + k] = sum[k];
+    }
   }
-  for (int n = c.queries; n < 16; ++n) part[n] = middle[n] = zeros();
+  for (int n = round_up(c.queries, 4); n < (c.queries <= few ? few : 16); ++n) part[n] = middle[n] = zeros();
   alignas(64) float scales[16];
   alignas(64) float inverse[16];
   alignas(64) float sums[16];
-  alignas(64) float starts[16];
-  const floats top = greatest_each(part);
+  alignas(64) float starts[16];  // whole numbers below 2^24
+  const floats top = greatest_each(part, c.queries);
   const words none = below(top, broadcast(1e-30f));
   store(select(none, zeros(), multiply(top, broadcast(1 / 127.0f))), scales);
   store(select(none, zeros(), divide(broadcast(127.0f), top)), inverse);
-  store(sum_each(middle), sums);
+  store(sum_each(middle, c.queries), sums);
   for (int n = 0; n < c.block; n += 4) {
     words total[4] = {word_zeros(), word_zeros(), word_zeros(), word_zeros()};
     const int count = min_of(4, c.queries - n);
@@ -99,13 +110,14 @@ inline void quantize_query(const quantize_query_call& c) {
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
         if (k >= count) break;
-        const floats x = scaled_query(c, c.q + (n + k) * c.q_pitch, i);
-        w[k] = nearest(multiply(x, broadcast(inverse[n + k])));
+        w[k] = nearest(multiply(scaled(c.q + (n + k) * c.q_pitch, i), broadcast(inverse[n + k])));
         total[k] = add_words(total[k], w[k]);
         w[k] = and_words(query_order<Fields>(w[k]), broadcast_word(0xff));  // packing saturates
       }
       if (c.block == 1) {
         store_bytes(w[0], q8);
+      } else if (c.block == 4) {
+        store_words(pack_words(w), q8);
       } else {
         store_lanes(pack_words(w), q8, 4 * c.block);
       }
@@ -113,8 +125,14 @@ inline void quantize_query(const quantize_query_call& c) {
     }
     for (int k = 0; k < count; ++k) part[n + k] = to_floats(total[k]);
   }
-  store(multiply(sum_each(part), broadcast(-static_cast<float>(c.centre))), starts);  // whole numbers below 2^24
+  store(multiply(sum_each(part, c.queries), broadcast(-static_cast<float>(c.centre))), starts);
   for (int n = 0; n < c.queries; ++n) c.group[n * c.group_pitch] = {scales[n], sums[n], whole_number(starts[n])};
+}
+
+template <int Fields>
+inline void quantize_query(const quantize_query_call& c) {
+  if (c.scale == nullptr) return quantize_queries<Fields, false>(c);
+  quantize_queries<Fields, true>(c);
 }
 
 /// From scores to weights, the queries' states going along:
@@ -149,7 +167,7 @@ inline void softmax(const softmax_call& c) {
       m[i] = l[i] = 0;
     }
     const floats old = load(m);
-    const floats top = greater_of(greatest_each(part), old);
+    const floats top = greater_of(greatest_each(part, count), old);
     const floats factor = select(below(old, top), exponential(subtract(old, top)), broadcast(1.0f));
     store(top, m);
     for (int i = 0; i < count; ++i) {
@@ -163,7 +181,7 @@ inline void softmax(const softmax_call& c) {
       }
       part[i] = sum;
     }
-    store(multiply_add(load(l), factor, sum_each(part)), l);
+    store(multiply_add(load(l), factor, sum_each(part, count)), l);
     alignas(64) float f[16];
     store(factor, f);
     for (int i = 0; i < count; ++i) {
@@ -224,11 +242,11 @@ inline void quantize_parts(const quantize_weights_call& call) {
     alignas(64) float inverse[16];
     alignas(64) float scales[16];
     alignas(64) float sums[16];
-    const floats top = greatest_each(part);
+    const floats top = greatest_each(part, count * Parts);
     const words none = below(top, broadcast(1e-30f));
     store(select(none, zeros(), multiply(top, broadcast(1 / 255.0f))), scales);
     store(select(none, zeros(), divide(broadcast(255.0f), top)), inverse);
-    store(sum_each(middle), sums);
+    store(sum_each(middle, count * Parts), sums);
     for (int i = 0; i < count; ++i) {
       uint8* w8 = c.w8 + (begin + i) * c.w8_pitch;
       words total[Parts];
@@ -259,8 +277,8 @@ inline void quantize_parts(const quantize_weights_call& call) {
 #pragma GCC unroll 8
       for (int g = 0; g < Parts; ++g) part[i * Parts + g] = to_floats(total[g]);
     }
-    alignas(64) float totals[16];
-    store(multiply(sum_each(part), broadcast(-static_cast<float>(c.centre))), totals);  // whole numbers below 2^24
+    alignas(64) float totals[16];  // whole numbers below 2^24
+    store(multiply(sum_each(part, count * Parts), broadcast(-static_cast<float>(c.centre))), totals);
     for (int i = 0; i < count; ++i) {
       weight_groups& group = c.group[begin + i];
       for (int g = 0; g < c.parts; ++g) {

@@ -11,8 +11,8 @@ struct caches {
   using model = kvc::shape<1, 32, 8, D>;
   template <int Bits, int Group, kvc::quant::grid Grid = kvc::quant::affine>
   using integer = kvc::quant::integer<Bits, Group, Grid>;
-  template <int Bits>
-  using channels = kvc::quant::integer<Bits, 32, kvc::quant::affine, kvc::quant::per_channel>;
+  template <int Bits, int Group = 32>
+  using channels = kvc::quant::integer<Bits, Group, kvc::quant::affine, kvc::quant::per_channel>;
   template <class C>
   using ends = kvc::quant::exact_ends<4, 8, C>;
 
@@ -30,6 +30,7 @@ struct caches {
   using k8v4 = kvc::compose<model, kvc::quant::split<integer<8, 64, kvc::quant::symmetric>, integer<4, 32>>>;
   using channel4 = kvc::compose<model, kvc::quant::split<channels<4>, integer<4, 32>>>;
   using channel2 = kvc::compose<model, kvc::quant::split<channels<2>, integer<2, 32>>>;
+  using channel2_128 = kvc::compose<model, kvc::quant::split<channels<2, 128>, integer<2, 128>>, kvc::storage<128>>;
   using low_rank = kvc::compose<model, kvc::dims::low_rank<96>>;
   // Keys before their rotary embedding: expanded and turned tile by tile.
   using deferred = kvc::compose<model, kvc::rotary::deferred<>, kvc::quant::split<channels<4>, integer<4, 32>>>;

@@ -213,6 +213,8 @@ void add_all() {
   add("C3/fp32", attend<c::fp32>, tokens, 1, 1);
   add("C3/bf16", attend<c::bf16>, tokens, 1, 1);
   add("C4/channel2", attend<c::channel2>, tokens, 1, 1);
+  add("C4/channel2-128", attend<c::channel2_128>, tokens, 1, 1);
+  add("C4/int4-32", attend<c::int4_32>, tokens, 1, 1);
 #endif
   constexpr int64 rows = 2048;
   add("C6/int4", append_rows<c::int4>, rows);

@@ -35,6 +35,9 @@ ROWS = [
     ("C3-bf16", "GQA int4", "C3/int4", "tokens", M, "Mtoken/s", "bf16 cache", "C3/bf16", 1.5),
     ("C4", "GQA, keys 2 bit per channel, values 2 bit", "C4/channel2", "tokens", M, "Mtoken/s", "GQA int4", "C3/int4",
      1.0),
+    ("C4-32", "GQA, keys 2 bit per channel, values 2 bit", "C4/channel2", "tokens", M, "Mtoken/s", "GQA int4, also in groups of 32",
+     "C4/int4-32", None),
+    ("C4-128", "GQA, the same, in groups of 128", "C4/channel2-128", "tokens", M, "Mtoken/s", "GQA int4", "C3/int4", None),
     ("C5-clla", "CLLA int4, 16 heads, 2 threads", "C5/clla-int4-2-threads", "tokens", M, "Mtoken/s", "1 thread", "C1/int4", 1.85),
     ("C5-gqa", "GQA int4, 2 threads", "C5/int4-2-threads", "tokens", M, "Mtoken/s", "1 thread", "C3/int4", 1.85),
     ("C6", "append GQA int4, 2048 rows", "C6/int4", "rows", M, "Mrow/s", "fp32 to bf16 copy", "C6/copy", 0.5),
@@ -167,8 +170,8 @@ def self_test():
     rows = summarize(benchmark, engine, peers)
     by_id = {r["id"]: r for r in rows}
     good = (
-        [r["id"] for r in rows] == ["C1", "C1-fp32", "C1-x-q4", "C4", "C6", "C8-attention-fp32", "C8-attention",
-                                    "C8-step-fp32", "C8-step", "ceiling-integer-dot", "ceiling-integer-dot-2"]
+        [r["id"] for r in rows] == ["C1", "C1-fp32", "C1-x-q4", "C4", "C4-32", "C6", "C8-attention-fp32",
+                                    "C8-attention", "C8-step-fp32", "C8-step", "ceiling-integer-dot", "ceiling-integer-dot-2"]
         and all(list(r) == FIELDS for r in rows)
         and by_id["C1"]["value"] == 8 and by_id["C1"]["best"] == 16 and by_id["C1"]["ratio"] == 0.5
         and by_id["C1"]["peer_value"] == 16 and by_id["C1-fp32"]["ratio"] == 3 and not by_id["C1"]["other_run"]

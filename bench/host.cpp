@@ -107,6 +107,50 @@ void attend(benchmark::State& state, int64 tokens, int64 rows = 1, int threads =
   state.counters["bytes"] = static_cast<double>(tokens) * page_bytes / Spec::tokens_per_page;
 }
 
+/// Attention of one new row of each of several sequences: one of them long, or all of the same length.
+template <class Spec>
+void attend_batch(benchmark::State& state, int64 longest, int64 shortest, int sequences, int threads) {
+  static std::map<std::tuple<int64, int64, int>, std::unique_ptr<kvc::host::cache<Spec>>> all;
+  const int64 tokens = longest + (sequences - 1) * shortest;
+  std::unique_ptr<kvc::host::cache<Spec>>& cache = all[{longest, shortest, threads}];
+  if (cache == nullptr) {
+    constexpr int64 at_once = 1024;
+    cache = std::make_unique<kvc::host::cache<Spec>>(
+        kvc::host::cache_options{.capacity = tokens + sequences * Spec::tokens_per_page,
+                                 .max_sequences = sequences,
+                                 .max_step_rows = at_once,
+                                 .threads = threads});
+    const std::vector<float> k = normal_values(at_once * key_floats(cache->model()), 3);
+    const std::vector<float> v = normal_values(at_once * cache->model().kv_heads * Spec::shape_type::head_dim, 4);
+    std::vector<kvc::step_request> step;
+    for (int i = 0; i < sequences; ++i) {
+      const int sequence = cache->add_sequence();
+      step.push_back({sequence, 1});
+      const int64 length = (i == 0 ? longest : shortest) - 1;
+      for (int64 done = 0; done < length; done += at_once) {
+        cache->reserve(sequence, std::min(at_once, length - done));
+        for (int layer = 0; layer < cache->model().layers; ++layer) {
+          if (cache->model().writes(layer)) append(*cache, layer, k, v);
+        }
+        cache->commit();
+      }
+    }
+    if (cache->try_reserve(step) != kvc::status::ok) std::abort();
+    for (int layer = 0; layer < cache->model().layers; ++layer) {
+      if (cache->model().writes(layer)) append(*cache, layer, k, v);
+    }
+  }
+  const kvc::extents<Spec>& model = cache->model();
+  const std::vector<float> queries = normal_values(int64{sequences} * model.query_heads * Spec::query_width, 2);
+  std::vector<float> out(static_cast<std::size_t>(int64{sequences} * model.query_heads * Spec::output_width));
+  const kvc::attend_params params{.scale = 0.05f};
+  for (auto _ : state) {
+    cache->attend(0, queries.data(), out.data(), nullptr, params);
+    benchmark::ClobberMemory();
+  }
+  state.counters["tokens"] = static_cast<double>(tokens);
+}
+
 /// A prompt of `rows` rows into an empty cache. The step is given up again; its rows were encoded.
 template <class Spec>
 void append_rows(benchmark::State& state, int64 rows) {
@@ -201,6 +245,8 @@ void add_all() {
   constexpr int64 tokens = 8192;
   add("C1/int4", attend<clla>, tokens, 1, 1);
   add("C5/clla-int4-2-threads", attend<clla>, tokens, 1, 2);
+  add("C5/clla-int4-long-and-short", attend_batch<clla>, int64{32768}, int64{256}, 32, 2);
+  add("C5/clla-int4-even", attend_batch<clla>, int64{1272}, int64{1272}, 32, 2);
   add("C3/int4", attend<c::int4>, tokens, 1, 1);
   add("C5/int4-2-threads", attend<c::int4>, tokens, 1, 2);
 #ifndef KVC_BENCH_FEW

@@ -40,6 +40,8 @@ ROWS = [
     ("C4-128", "GQA, the same, in groups of 128", "C4/channel2-128", "tokens", M, "Mtoken/s", "GQA int4", "C3/int4", None),
     ("C5-clla", "CLLA int4, 16 heads, 2 threads", "C5/clla-int4-2-threads", "tokens", M, "Mtoken/s", "1 thread", "C1/int4", 1.85),
     ("C5-gqa", "GQA int4, 2 threads", "C5/int4-2-threads", "tokens", M, "Mtoken/s", "1 thread", "C3/int4", 1.85),
+    ("C5-ragged", "CLLA int4, 32,768 tokens and 31 times 256, 2 threads", "C5/clla-int4-long-and-short", "tokens", M,
+     "Mtoken/s", "32 times 1,272", "C5/clla-int4-even", None),
     ("C6", "append GQA int4, 2048 rows", "C6/int4", "rows", M, "Mrow/s", "fp32 to bf16 copy", "C6/copy", 0.5),
     ("C6-rotated", "append GQA int4 rotated, 2048 rows", "C6/int4-rotated", "rows", M, "Mrow/s", "fp32 to bf16 copy",
      "C6/copy", 0.3),

@@ -3,17 +3,7 @@
 
 #include "kvc/host/attend_item.hpp"
 
-// Attention of a step's queries over a composed cache, on the host:
-//
-//   for each (sequence, stored head, block of query rows)          one work item
-//     fold the block's queries into the stored space               rows x group queries share every tile
-//     for each split of 1024 rows, for each tile of it
-//       load the tile: decode codes, read exact rows, expand       fp32, in the first-level caches
-//       scores -> soft-max state -> weighted sum of value rows
-//     merge the splits in order, unfold the output
-//
-// Splits are also the unit that a long context is shared by: with few items they become items of their own and are
-// merged by a second call. Either way the arithmetic is the same.
+// Attention of a step's queries over a composed cache, on the host. What a slice does is in attend_item.hpp.
 
 namespace kvc::inline v0_1::host {
 
@@ -63,14 +53,13 @@ status attend_phase(bool merges, const cache_view<Spec>& view, const step_view& 
   }
   s = check_visible_pages(view, step, params);
   if (s != status::ok) return s;
-  const attend_plan plan = plan_attend<Spec>(view.model, step, part.count);
-  if (merges && plan.partials == 0) return status::ok;
+  if (merges && !may_cut(view.model, step, part.count)) return status::ok;
   byte* base = static_cast<byte*>(workspace);
   base += (64 - reinterpret_cast<size_type>(base) % 64) % 64;
   const int64 scratch = attend_shape<Spec>::scratch_bytes(view.model.group());
   attend_call<Spec, T> call(view, step, view.model.slot(layer), q, out, lse, params);
   call.partials = reinterpret_cast<float*>(base + part.count * scratch);
-  call.splits_are_items = plan.partials > 0;
+  call.most_partials = most_partials(view.model, step);
   call.carve(base + part.index * scratch);
   if (merges) {
     call.merge(part);

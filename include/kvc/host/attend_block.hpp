@@ -40,8 +40,8 @@ struct attend_block {
   float* lse;
   const attend_params& params;
   const kernel_table& kernels = detail::kernels();
-  float* partials = nullptr;
-  bool splits_are_items = false;
+  float* partials = nullptr;  ///< [cut units][most_partials][partial_floats]
+  int64 most_partials = 0;
 
   // Scratch of this slice.
   float* queries;            ///< [queries][query_pitch], folded

@@ -2,10 +2,11 @@
 #pragma once
 
 #include "kvc/host/attend_block.hpp"
+#include "kvc/host/attend_shares.hpp"
 
 // One slice's work of an attend on the host:
 //
-//   for each (sequence, stored head, block of query rows)          one work item
+//   for each (sequence, block of query rows, stored head)          one unit of work
 //     fold the block's queries into the stored space               rows x group queries share every tile
 //     for each split of 1024 rows, for each tile of it
 //       scores: 8-bit products with packed codes, or fp32 products with decoded (expanded) rows
@@ -13,8 +14,8 @@
 //       weighted sums of value rows, in the same two ways
 //     merge the splits in order, unfold the output
 //
-// Splits are also the unit that a long context is shared by: with few items they become items of their own and are
-// merged by a second call. Either way the arithmetic is the same, and so it is however many queries share a block.
+// Splits are also what a long context is shared by: a unit that is cut between slices is merged by a second call
+// (attend_shares.hpp). Either way the arithmetic is the same, and so it is however many queries share a block.
 
 namespace kvc::inline v0_1::host::detail {
 
@@ -33,6 +34,7 @@ struct attend_call : attend_block<Spec, T> {
   using block_type::is_uniform;
   using block_type::kernels;
   using block_type::lse;
+  using block_type::most_partials;
   using block_type::out;
   using block_type::params;
   using block_type::partials;
@@ -42,7 +44,6 @@ struct attend_call : attend_block<Spec, T> {
   using block_type::second_codes;
   using block_type::second_constants;
   using block_type::slot;
-  using block_type::splits_are_items;
   using block_type::states;
   using block_type::step;
   using block_type::sums;
@@ -96,50 +97,48 @@ struct attend_call : attend_block<Spec, T> {
     return part.l == 0 ? 0.0f : part.l * exp_of(part.m - total.m);
   }
 
-  float* partial(int64 base, int64 row, int head, int64 splits, int64 split) const {
-    return partials + (base + (row * view.model.query_heads + head) * splits + split) * shape::partial_floats;
+  /// Partial result of query n of a cut unit: m, l, o. The slice of the first splits leaves theirs merged, as split 0.
+  float* partial(const attend_unit& u, int n, int64 split) const {
+    return partials + (u.cut * most_partials + n * u.splits + split) * shape::partial_floats;
+  }
+  void leave(const attend_unit& u, int64 split, int which) {
+    for (int n = 0; n < u.rows * view.model.group(); ++n) {
+      float* at = partial(u, n, split);
+      at[0] = states[which][n].m;
+      at[1] = states[which][n].l;
+      __builtin_memcpy(at + 2, sums_of(which, n), sizeof(float) * shape::sum_pitch);
+    }
   }
 
-  void run_item(int i, int head, int64 block, int64 base, int64 split) {
+  /// The splits [begin, end) of a unit.
+  void run_splits(const attend_unit& u, int64 begin, int64 end) {
     const int group = view.model.group();
-    const int per_block = shape::block_rows(group);
-    const int64 row = block * per_block;
-    const int rows = static_cast<int>(min_of<int64>(per_block, step.rows(i) - row));
-    const int64 first_row = step.row_indptr[i] + row;
-    const int64 length = step.seq_lens[i] + row + rows;
-    const int64 splits = ceil_div(step.seq_lens[i] + step.rows(i), split_rows);
-    const bool is_finite = fold(head, first_row, rows);
+    const int64 first_row = step.row_indptr[u.index] + u.row;
+    const bool is_finite = fold(u.head, first_row, u.rows);
     const bool uses_codes = shape::has_codes && is_finite && !params.fp32_products;
     if constexpr (shape::has_codes) {
-      if (uses_codes) quantize_queries(rows * group);
+      if (uses_codes) quantize_queries(u.rows * group);
     }
-    const auto attend = [&](int64 s) {
+    const bool merges = begin == 0;
+    if (merges) {
+      for (int n = 0; n < u.rows * group; ++n) total(n).clear();
+    }
+    for (int64 split = begin; split < end; ++split) {
       if constexpr (shape::has_codes) {
-        if (uses_codes) return attend_split<true>(i, head, row, rows, s);
+        if (uses_codes) attend_split<true>(u.index, u.head, u.row, u.rows, split);
       }
-      attend_split<false>(i, head, row, rows, s);
-    };
-    if (splits_are_items) {
-      if (split * split_rows < length) attend(split);
-      for (int n = 0; n < rows * group; ++n) {
-        float* at = partial(base, row + n / group, head * group + n % group, splits, split);
-        const bool ran = split * split_rows < length;
-        const softmax_state state = ran ? states[0][n] : softmax_state{};
-        at[0] = state.m;
-        at[1] = state.l;
-        const float* o = sums_of(0, n);
-        for (int c = 0; c < shape::sum_pitch; ++c) at[2 + c] = ran ? o[c] : 0.0f;
+      if (!uses_codes) attend_split<false>(u.index, u.head, u.row, u.rows, split);
+      if (!merges) {
+        leave(u, split, 0);
+        continue;
       }
+      for (int n = 0; n < u.rows * group; ++n) total(n).merge(states[0][n], sums_of(0, n));
+    }
+    if (u.owner < 0) {
+      if (merges) leave(u, 0, 1);
       return;
     }
-    for (int n = 0; n < rows * group; ++n) total(n).clear();
-    for (int64 s = 0; s * split_rows < length; ++s) {
-      attend(s);
-      for (int n = 0; n < rows * group; ++n) {
-        total(n).merge(states[0][n], sums_of(0, n));
-      }
-    }
-    for (int n = 0; n < rows * group; ++n) finish(n, head, first_row, states[1][n], total(n).o);
+    for (int n = 0; n < u.rows * group; ++n) finish(n, u.head, first_row, states[1][n], total(n).o);
   }
   void quantize_queries(int count) {
     if constexpr (shape::first_is_packed) first_codes.quantize(kernels, queries, count, shape::query_pitch);
@@ -149,45 +148,43 @@ struct attend_call : attend_block<Spec, T> {
   }
   attention_state total(int n) const { return {states[1] + n, sums_of(1, n), shape::sum_pitch}; }
 
-  /// The items of this slice.
+  /// What is this slice's.
   void run(slice part) {
-    const int per_block = shape::block_rows(view.model.group());
-    int64 item = 0;
-    int64 base = 0;
-    for (int i = 0; i < step.sequences; ++i) {
-      const int64 blocks = ceil_div<int64>(step.rows(i), per_block);
-      const int64 splits = ceil_div(step.seq_lens[i] + step.rows(i), split_rows);
-      for (int64 block = 0; block < blocks; ++block) {
-        for (int head = 0; head < view.model.stored_heads(); ++head) {
-          for (int64 s = 0; s < (splits_are_items ? splits : 1); ++s) {
-            if (item++ % part.count == part.index) run_item(i, head, block, base, s);
-          }
-        }
+    const attend_shares<Spec> shares(view.model, step, params.window, part.count);
+    shares.for_units([&](const attend_unit& u) {
+      if (u.owner >= 0) {
+        if (u.owner == part.index) run_splits(u, 0, u.splits);
+        return;
       }
-      base += step.rows(i) * view.model.query_heads * splits;
-    }
+      int64 begin = 0;
+      while (begin < u.splits && shares.slice_of(u, begin) < part.index) ++begin;
+      int64 end = begin;
+      while (end < u.splits && shares.slice_of(u, end) == part.index) ++end;
+      if (begin < end) run_splits(u, begin, end);
+    });
   }
 
-  /// Joins the partial results of splits that were items.
+  /// Joins the parts of units that were cut.
   void merge(slice part) {
+    const attend_shares<Spec> shares(view.model, step, params.window, part.count);
     const int group = view.model.group();
-    int64 item = 0;
-    int64 base = 0;
-    for (int i = 0; i < step.sequences; ++i) {
-      const int64 splits = ceil_div(step.seq_lens[i] + step.rows(i), split_rows);
-      for (int64 row = 0; row < step.rows(i); ++row) {
-        for (int h = 0; h < view.model.query_heads; ++h) {
-          if (item++ % part.count != part.index) continue;
-          total(0).clear();
-          for (int64 s = 0; s < splits; ++s) {
-            const float* at = partial(base, row, h, splits, s);
-            total(0).merge({at[0], at[1]}, at + 2);
-          }
-          finish(h % group, h / group, step.row_indptr[i] + row, states[1][0], total(0).o);
+    int64 query = 0;
+    shares.for_units([&](const attend_unit& u) {
+      if (u.owner >= 0) return;
+      int64 rest = 1;
+      while (shares.slice_of(u, rest) == shares.slice_of(u, 0)) ++rest;
+      for (int n = 0; n < u.rows * group; ++n) {
+        if (query++ % part.count != part.index) continue;
+        const float* first = partial(u, n, 0);
+        states[1][0] = {first[0], first[1]};
+        __builtin_memcpy(total(0).o, first + 2, sizeof(float) * shape::sum_pitch);
+        for (int64 split = rest; split < u.splits; ++split) {
+          const float* at = partial(u, n, split);
+          total(0).merge({at[0], at[1]}, at + 2);
         }
+        finish(n, u.head, step.row_indptr[u.index] + u.row, states[1][0], total(0).o);
       }
-      base += step.rows(i) * view.model.query_heads * splits;
-    }
+    });
   }
 };
 

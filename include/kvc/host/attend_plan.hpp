@@ -8,7 +8,7 @@
 
 namespace kvc::inline v0_1::host {
 
-/// Rows of a split: the unit by which long contexts are shared between threads and merged in order.
+/// Rows of a split: by these long contexts are shared between slices and merged in order.
 inline constexpr int64 split_rows = 1024;
 
 namespace detail {
@@ -73,30 +73,22 @@ struct attend_shape {
   static constexpr int partial_floats = sum_pitch + 2;
 };
 
-/// How a step's attend is cut into items.
-struct attend_plan {
-  int64 items = 0;
-  int64 partials = 0;  ///< > 0 where splits are items of their own
-};
-
+/// The most partial results that one unit of the step leaves (attend_shares.hpp); 0 where no unit has two splits.
 template <class Spec>
-attend_plan plan_attend(const extents<Spec>& model, const step_view& step, int slices) {
-  const int rows = attend_shape<Spec>::block_rows(model.group());
-  attend_plan plan;
-  int64 split_items = 0;
-  int64 partials = 0;
+int64 most_partials(const extents<Spec>& model, const step_view& step) {
+  int64 most = 0;
   for (int i = 0; i < step.sequences; ++i) {
-    const int64 blocks = ceil_div<int64>(step.rows(i), rows) * model.stored_heads();
     const int64 splits = ceil_div(step.seq_lens[i] + step.rows(i), split_rows);
-    plan.items += blocks;
-    split_items += blocks * splits;
-    partials += step.rows(i) * model.query_heads * splits;
+    const int64 rows = min_of<int64>(step.rows(i), attend_shape<Spec>::block_rows(model.group()));
+    if (splits > 1) most = max_of(most, rows * model.group() * splits);
   }
-  if (plan.items < 2 * slices && slices > 1 && split_items > plan.items) {
-    plan.items = split_items;
-    plan.partials = partials;
-  }
-  return plan;
+  return most;
+}
+
+/// Whether slices leave parts of units to be joined.
+template <class Spec>
+bool may_cut(const extents<Spec>& model, const step_view& step, int slices) {
+  return slices > 1 && most_partials(model, step) > 0;
 }
 
 }  // namespace detail
@@ -105,9 +97,8 @@ attend_plan plan_attend(const extents<Spec>& model, const step_view& step, int s
 template <class Spec>
 int64 attend_workspace_bytes(const extents<Spec>& model, const step_view& step, int slices) {
   using shape = detail::attend_shape<Spec>;
-  const detail::attend_plan plan = detail::plan_attend<Spec>(model, step, slices);
   return 64 + slices * shape::scratch_bytes(model.group()) +
-         static_cast<int64>(sizeof(float)) * plan.partials * shape::partial_floats;
+         static_cast<int64>(sizeof(float)) * (slices - 1) * detail::most_partials(model, step) * shape::partial_floats;
 }
 
 }  // namespace kvc::inline v0_1::host

@@ -149,6 +149,7 @@ class cache {
       return host::attend<Spec, T>(view(), step(), layer, queries, outputs, lse, params, workspace_.data(), bytes,
                                    part);
     });
+    if (!detail::may_cut(model_, step(), pool_.size())) return;
     run("attend", [&](slice part) {
       return attend_merge<Spec, T>(view(), step(), layer, queries, outputs, lse, params, workspace_.data(), bytes,
                                    part);

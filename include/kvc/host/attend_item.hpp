@@ -175,9 +175,9 @@ struct attend_call : attend_block<Spec, T> {
       while (shares.slice_of(u, rest) == shares.slice_of(u, 0)) ++rest;
       for (int n = 0; n < u.rows * group; ++n) {
         if (query++ % part.count != part.index) continue;
-        const float* first = partial(u, n, 0);
-        states[1][0] = {first[0], first[1]};
-        __builtin_memcpy(total(0).o, first + 2, sizeof(float) * shape::sum_pitch);
+        const float* merged = partial(u, n, 0);
+        states[1][0] = {merged[0], merged[1]};
+        __builtin_memcpy(total(0).o, merged + 2, sizeof(float) * shape::sum_pitch);
         for (int64 split = rest; split < u.splits; ++split) {
           const float* at = partial(u, n, split);
           total(0).merge({at[0], at[1]}, at + 2);

@@ -30,8 +30,8 @@ struct attend_unit {
 template <class Spec>
 class attend_shares {
  public:
-  attend_shares(const extents<Spec>& model, const step_view& step, int64 window, int slices)
-      : model_(model), step_(step), window_(window), slices_(slices) {
+  attend_shares(const extents<Spec>& m, const step_view& s, int64 sliding_window, int slice_count)
+      : model_(m), step_(s), window_(sliding_window), slices_(slice_count) {
     each_block([&](const attend_unit& u) { total_ += u.cost * model_.stored_heads(); });
   }
 

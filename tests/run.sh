@@ -54,12 +54,12 @@ need_command ninja ninja-build
 need_command python3 python3
 need_command pkg-config pkg-config
 need_command clang-format clang-format
+need_command clang++ clang  # compiles the headers for NEON
 if command -v dpkg-query >/dev/null 2>&1; then
   need_package doctest-dev
   need_package libeigen3-dev
   need_package nlohmann-json3-dev
   need_package libbenchmark-dev
-  need_package nlohmann-json3-dev
 else
   echo '#include <doctest/doctest.h>' | "${CXX:-c++}" -x c++ -E - >/dev/null 2>&1 || missing+=(doctest)
 fi

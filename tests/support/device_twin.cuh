@@ -47,6 +47,10 @@ class device_array {
     REQUIRE(count <= count_);
     require_cuda(cudaMemcpy(data_, host, count * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
   }
+  void copy_from(const device_array& other) const {
+    REQUIRE(other.count_ == count_);
+    require_cuda(cudaMemcpy(data_, other.data_, bytes(), cudaMemcpyDeviceToDevice), "cudaMemcpy");
+  }
   std::vector<T> back() const {
     std::vector<T> out(count_);
     if (count_ > 0) require_cuda(cudaMemcpy(out.data(), data_, bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
@@ -126,6 +130,12 @@ class device_twin {
     return s;
   }
   std::vector<byte> pages() const { return pages_.back(); }
+  /// Takes over what another twin of the same cache holds.
+  void copy_from(const device_twin& other) const {
+    pages_.copy_from(other.pages_);
+    tails_.copy_from(other.tails_);
+    staging_.copy_from(other.staging_);
+  }
 
  private:
   static std::size_t size(int64 n) { return static_cast<std::size_t>(n); }
@@ -171,6 +181,8 @@ struct layer_rows {
     device_k = device_array<T>(k);
     device_v = device_array<T>(v);
   }
+  layer_rows(std::vector<T> keys, std::vector<T> values)
+      : k(std::move(keys)), v(std::move(values)), device_k(k), device_v(v) {}
   template <class Params = kvc::rows_as_given>
   void append(kvc::host::cache<Spec>& cache, int layer, const Params& params = {}) const {
     if constexpr (Spec::is_latent) {

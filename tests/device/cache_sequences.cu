@@ -184,6 +184,8 @@ class pair_of_caches {
   }
   /// The sequence ends with row `row` of that step: its query saw the rows as they decode now.
   void check_attended(const attended& x, int id, int64 row) {
+    // The next query does not see the oldest row of this one's window, whose page may be gone.
+    if (facts_.keep > 0 && (host_.length(id) - facts_.keep + 1) % facts_.tokens_per_page == 0) return;
     const std::vector<head_rows> decoded = gather_rows(host_, facts_, id, x.layer);
     const auto check = [&](const float* out, const float* lse) {
       return check_query(facts_, decoded, x.q.data() + row * facts_.query_heads * facts_.query_width,

@@ -97,7 +97,8 @@ class fixed_queries {
     }
   }
   /// Other queries.
-  void set(generator& random) {
+  void set(std::uint64_t seed) const {
+    generator random(seed);
     for (const device_array<kvc::bf16>& q : q_) {
       const std::vector<kvc::bf16> x = elements<kvc::bf16>(step_values(random.next(), q.size(), false));
       q.set(x.data(), x.size());
@@ -167,7 +168,7 @@ void replays(std::uint64_t seed) {
   std::vector<layer_rows<Spec, kvc::bf16>> rows;
   for (int layer = 0; layer < e.layers; ++layer) rows.emplace_back(e, most_total, 1, false);
 
-  fixed_queries<Spec> queries(e, step.bounds);
+  const fixed_queries<Spec> queries(e, step.bounds);
   const device_twin<Spec> copy(cache);
   const auto append_and_attend = [&](const kvc::cache_view<Spec>& view, cudaStream_t stream) {
     for (int layer = 0; layer < e.layers; ++layer) {
@@ -261,7 +262,7 @@ void replays(std::uint64_t seed) {
       fixed.device_v.set(fresh.v.data(), fresh.v.size());
       fresh.append(cache, layer);
     }
-    queries.set(random);
+    queries.set(seed * 100 + static_cast<std::uint64_t>(n));
     queries.poison();
     copy.copy_from(twin);
     append_and_attend(copy.view(), nullptr);

@@ -4,7 +4,8 @@
 #include "device_twin.cuh"
 
 // A step is captured once, with upper bounds, and replayed with changed lengths, tables, rows and accepted counts:
-// through sealing, forks, copies on write and cuts. The bytes are the host's after every replay.
+// through sealing, forks, copies on write and cuts. The bytes are the host's after every replay, and what it attends is
+// what launches one by one attend on a copy of the memory.
 
 namespace {
 
@@ -82,8 +83,84 @@ class captured_graph {
   cudaGraphExec_t executable_ = nullptr;
 };
 
+/// Queries and outputs of all layers, at addresses that never change.
+template <class Spec>
+class fixed_queries {
+ public:
+  fixed_queries(const kvc::extents<Spec>& e, const kvc::cuda::step_bounds& bounds) : model_(e) {
+    REQUIRE(kvc::cuda::current_device(limits_) == status::ok);
+    workspace_ = device_array<byte>(nullptr, size_of(kvc::cuda::attend_workspace_bytes<Spec>(e, bounds, limits_)));
+    for (int layer = 0; layer < e.layers; ++layer) {
+      q_.emplace_back(nullptr, lanes(most_total) * Spec::query_width);
+      out_.emplace_back(nullptr, lanes(most_total) * Spec::output_width);
+      lse_.emplace_back(nullptr, lanes(most_total));
+    }
+  }
+  /// Other queries.
+  void set(std::uint64_t seed) const {
+    generator random(seed);
+    for (const device_array<kvc::bf16>& q : q_) {
+      const std::vector<kvc::bf16> x = elements<kvc::bf16>(step_values(random.next(), q.size(), false));
+      q.set(x.data(), x.size());
+    }
+  }
+  status attend(const kvc::cache_view<Spec>& view, const fixed_step<Spec>& step, int layer, cudaStream_t stream) const {
+    const auto at = static_cast<std::size_t>(layer);
+    const auto q = kvc::contiguous_rows<const kvc::bf16>(q_[at].data(), view.model.query_heads, Spec::query_width);
+    const auto out = kvc::contiguous_rows(out_[at].data(), view.model.query_heads, Spec::output_width);
+    return kvc::cuda::attend<Spec, kvc::bf16>(view, step.view, step.bounds, layer, q, out, lse_[at].data(),
+                                              {.scale = 0.125f}, workspace_.data(),
+                                              static_cast<int64>(workspace_.bytes()), stream, limits_);
+  }
+  void poison() const {
+    for (const auto* arrays : {&out_, &lse_}) {
+      for (const device_array<float>& x : *arrays) {
+        const std::vector<float> wrong(x.size(), poison_value);
+        x.set(wrong.data(), wrong.size());
+      }
+    }
+  }
+  /// Outputs and lse of all layers.
+  std::vector<float> results() const {
+    std::vector<float> all;
+    for (const auto* arrays : {&out_, &lse_}) {
+      for (const device_array<float>& x : *arrays) {
+        const std::vector<float> part = x.back();
+        all.insert(all.end(), part.begin(), part.end());
+      }
+    }
+    return all;
+  }
+  /// Numbers of the step's rows that were not written or are not finite.
+  int64 missing(const std::vector<float>& results, int64 rows) const {
+    int64 count = 0;
+    std::size_t begin = 0;
+    for (const std::size_t width : {static_cast<std::size_t>(Spec::output_width), std::size_t{1}}) {
+      for (std::size_t layer = 0; layer < out_.size(); ++layer) {
+        for (std::size_t i = begin; i < begin + lanes(rows) * width; ++i) {
+          count += results[i] == poison_value || !std::isfinite(results[i]) ? 1 : 0;
+        }
+        begin += lanes(most_total) * width;
+      }
+    }
+    CHECK(begin == results.size());
+    return count;
+  }
+
+ private:
+  static constexpr float poison_value = -77;
+  std::size_t lanes(int64 rows) const { return size_of(rows * model_.query_heads); }
+
+  kvc::extents<Spec> model_;
+  kvc::cuda::device_limits limits_;
+  device_array<byte> workspace_;
+  std::vector<device_array<kvc::bf16>> q_;
+  std::vector<device_array<float>> out_, lse_;
+};
+
 template <class Spec>
 void replays(std::uint64_t seed) {
+  CAPTURE(seed);
   kvc::host::cache<Spec> cache({.capacity = 1200, .max_sequences = 4, .max_step_rows = most_total}, extents_of<Spec>());
   const device_twin<Spec> twin(cache);
   const kvc::extents<Spec> e = cache.model();
@@ -91,12 +168,19 @@ void replays(std::uint64_t seed) {
   std::vector<layer_rows<Spec, kvc::bf16>> rows;
   for (int layer = 0; layer < e.layers; ++layer) rows.emplace_back(e, most_total, 1, false);
 
-  const captured_graph graph([&](cudaStream_t stream) {
+  const fixed_queries<Spec> queries(e, step.bounds);
+  const device_twin<Spec> copy(cache);
+  const auto append_and_attend = [&](const kvc::cache_view<Spec>& view, cudaStream_t stream) {
     for (int layer = 0; layer < e.layers; ++layer) {
-      if (!e.writes(layer)) continue;
-      CHECK(rows[static_cast<std::size_t>(layer)].append(twin.view(), step.view, step.bounds, layer, stream) ==
-            status::ok);
+      if (e.writes(layer)) {
+        CHECK(rows[static_cast<std::size_t>(layer)].append(view, step.view, step.bounds, layer, stream) == status::ok);
+      }
+      CHECK(queries.attend(view, step, layer, stream) == status::ok);
     }
+  };
+
+  const captured_graph graph([&](cudaStream_t stream) {
+    append_and_attend(twin.view(), stream);
     CHECK(kvc::cuda::commit<Spec>(twin.view(), step.view, step.bounds, step.accepted.data(), stream) == status::ok);
   });
 
@@ -178,8 +262,23 @@ void replays(std::uint64_t seed) {
       fixed.device_v.set(fresh.v.data(), fresh.v.size());
       fresh.append(cache, layer);
     }
+    queries.set(seed * 100 + static_cast<std::uint64_t>(n));
+    queries.poison();
+    copy.copy_from(twin);
+    append_and_attend(copy.view(), nullptr);
+    require_cuda(cudaDeviceSynchronize(), "launches one by one");
+    const std::vector<float> wanted = queries.results();
+    queries.poison();
     graph.replay();
     ++replayed;
+    const std::vector<float> attended = queries.results();
+    CHECK(same_bits(attended, wanted));
+    CHECK(queries.missing(attended, total) == 0);
+    if (total > 0) {  // the comparison can fail: what a replay left as it was
+      queries.poison();
+      CHECK(queries.missing(queries.results(), total) > 0);
+      CHECK_FALSE(same_bits(queries.results(), wanted));
+    }
     for (std::size_t i = 0; i < requests.size(); ++i) {
       held[requests[i].sequence].template committed<Spec>(cache.length(requests[i].sequence) + accepted[i]);
     }

@@ -283,48 +283,60 @@ kvc::calibration<Spec> random_calibration(std::uint64_t seed) {
   return c;
 }
 
+/// What the tests need to know of a composition of these extents with these constants.
+template <class Spec>
+cache_facts facts_of(const kvc::extents<Spec>& e, kvc::calibration<Spec> calibration) {
+  const auto norm_of = [](std::span<const float> x) {
+    double sum = 0;
+    for (const float v : x) sum += static_cast<double>(v) * static_cast<double>(v);
+    return std::sqrt(sum);
+  };
+  cache_facts f;
+  f.name = Spec::name().c_str();
+  f.layers = e.layers;
+  f.query_heads = e.query_heads;
+  f.kv_heads = e.kv_heads;
+  f.stored_heads = e.stored_heads();
+  f.slots = e.slots();
+  f.head_dim = Spec::shape_type::head_dim;
+  f.query_width = Spec::query_width;
+  f.key_width = Spec::key_width;
+  f.output_width = Spec::output_width;
+  f.is_latent = Spec::is_latent;
+  f.is_deferred = Spec::first_stream::is_deferred;
+  if constexpr (Spec::first_stream::is_deferred) {
+    f.half_split = detail::is_half_split<typename Spec::rotary_policy>;
+    f.rotary_dims = 2 * Spec::rotary_policy::template pair_count<Spec::shape_type::head_dim>;
+  }
+  f.sinks = Spec::tokens_policy::sinks;
+  f.keep = Spec::tokens_policy::window;
+  f.tokens_per_page = Spec::tokens_per_page;
+  f.rollback_rows = Spec::storage_policy::rollback_rows;
+  f.page_bytes = Spec::page_bytes(e.stored_heads());
+  f.token_bytes = kvc::bytes_per_token<Spec>(e);
+  f.tail_bytes = Spec::tail_bytes(e);
+  f.first = detail::facts_of_stream<typename Spec::first_stream>();
+  f.second = detail::facts_of_stream<typename Spec::second_stream>();
+  f.first.is_packed = kvc::host::detail::attend_shape<Spec>::first_is_packed;
+  f.second.is_packed = kvc::host::detail::attend_shape<Spec>::second_is_packed;
+  for (int s = 0; s < e.slots(); ++s) {
+    for (int h = 0; h < e.stored_heads(); ++h) {
+      f.first.mean_norm = std::max(f.first.mean_norm, norm_of(calibration.first_wrappers(s, h)));
+      f.second.mean_norm = std::max(f.second.mean_norm, norm_of(calibration.second_wrappers(s, h)));
+    }
+  }
+  return f;
+}
+
 template <class Spec>
 class typed_cache : public any_cache {
  public:
   using spec = Spec;
 
   explicit typed_cache(const kvc::host::cache_options& options)
-      : calibration_(random_calibration<Spec>(1)), cache_(options, extents_of<Spec>(), &calibration_) {
-    const kvc::extents<Spec>& e = cache_.model();
-    facts_.name = Spec::name().c_str();
-    facts_.layers = e.layers;
-    facts_.query_heads = e.query_heads;
-    facts_.kv_heads = e.kv_heads;
-    facts_.stored_heads = e.stored_heads();
-    facts_.slots = e.slots();
-    facts_.head_dim = Spec::shape_type::head_dim;
-    facts_.query_width = Spec::query_width;
-    facts_.key_width = Spec::key_width;
-    facts_.output_width = Spec::output_width;
-    facts_.is_latent = Spec::is_latent;
-    facts_.is_deferred = Spec::first_stream::is_deferred;
-    if constexpr (Spec::first_stream::is_deferred) {
-      facts_.half_split = detail::is_half_split<typename Spec::rotary_policy>;
-      facts_.rotary_dims = 2 * Spec::rotary_policy::template pair_count<Spec::shape_type::head_dim>;
-    }
-    facts_.sinks = Spec::tokens_policy::sinks;
-    facts_.keep = Spec::tokens_policy::window;
-    facts_.tokens_per_page = Spec::tokens_per_page;
-    facts_.rollback_rows = Spec::storage_policy::rollback_rows;
-    facts_.page_bytes = Spec::page_bytes(e.stored_heads());
-    facts_.token_bytes = kvc::bytes_per_token<Spec>(e);
-    facts_.tail_bytes = Spec::tail_bytes(e);
-    facts_.first = detail::facts_of_stream<typename Spec::first_stream>();
-    facts_.second = detail::facts_of_stream<typename Spec::second_stream>();
-    facts_.first.is_packed = kvc::host::detail::attend_shape<Spec>::first_is_packed;
-    facts_.second.is_packed = kvc::host::detail::attend_shape<Spec>::second_is_packed;
-    for (int s = 0; s < e.slots(); ++s) {
-      for (int h = 0; h < e.stored_heads(); ++h) {
-        facts_.first.mean_norm = std::max(facts_.first.mean_norm, norm_of(calibration_.first_wrappers(s, h)));
-        facts_.second.mean_norm = std::max(facts_.second.mean_norm, norm_of(calibration_.second_wrappers(s, h)));
-      }
-    }
-  }
+      : calibration_(random_calibration<Spec>(1)),
+        cache_(options, extents_of<Spec>(), &calibration_),
+        facts_(facts_of<Spec>(cache_.model(), calibration_)) {}
 
   const cache_facts& facts() const override { return facts_; }
   std::unique_ptr<any_cache> another(const kvc::host::cache_options& options) const override {
@@ -386,12 +398,6 @@ class typed_cache : public any_cache {
   kvc::host::cache<Spec>& cache() { return cache_; }
 
  private:
-  static double norm_of(std::span<const float> x) {
-    double sum = 0;
-    for (const float v : x) sum += static_cast<double>(v) * static_cast<double>(v);
-    return std::sqrt(sum);
-  }
-
   /// Model row `t` of a stored head: the KV head, or the weighted sum of those that share a stored row.
   template <bool First>
   std::vector<double> model_row(int slot, int head, int64 t, std::span<const float> rows) const {

@@ -306,9 +306,10 @@ inline verdict compare_attention(const expected_attention& e, const float* out, 
   return v;
 }
 
-/// The rows of a layer that queries from position `length` - 1 on may see, decoded by gather: [stored head].
-inline std::vector<head_rows> gather_rows(any_cache& cache, int sequence, int layer) {
-  const cache_facts& f = cache.facts();
+/// The rows of a layer that queries from position `length` - 1 on may see, decoded by gather: [stored head]. Cache: any
+/// that has length() and gather().
+template <class Cache>
+std::vector<head_rows> gather_rows(Cache& cache, const cache_facts& f, int sequence, int layer) {
   const int64 length = cache.length(sequence);
   std::vector<head_rows> heads(f.stored_heads);
   for (head_rows& h : heads) {
@@ -333,6 +334,9 @@ inline std::vector<head_rows> gather_rows(any_cache& cache, int sequence, int la
   take(0, std::min<int64>(f.sinks, oldest));
   take(oldest, length);
   return heads;
+}
+inline std::vector<head_rows> gather_rows(any_cache& cache, int sequence, int layer) {
+  return gather_rows(cache, cache.facts(), sequence, layer);
 }
 
 /// All heads of one query row of a layer, rows as gather decodes them at the query's own length. query: [query_heads]

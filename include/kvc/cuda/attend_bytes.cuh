@@ -331,15 +331,16 @@ KVC_KERNEL void __launch_bounds__(byte_block<Spec, T, Queries>::threads, 1)
 #endif
 }
 
-/// Whether the kernel was compiled with its code: it alone has shared memory of a size known beforehand.
+/// Whether the kernel was compiled with its code: it alone has shared memory of a size known beforehand. An error that
+/// means more than a kernel without code for this device stays for the next launch to report.
 template <class Spec, class T, int Queries>
 bool has_bytes_code() {
   cudaFuncAttributes attributes{};
-  if (cudaFuncGetAttributes(&attributes, attend_bytes_kernel<Spec, T, Queries>) != cudaSuccess) {
+  const cudaError_t found = cudaFuncGetAttributes(&attributes, attend_bytes_kernel<Spec, T, Queries>);
+  if (found == cudaErrorInvalidDeviceFunction || found == cudaErrorNoKernelImageForDevice) {
     static_cast<void>(cudaGetLastError());
-    return false;
   }
-  return attributes.sharedSizeBytes > 0;
+  return found == cudaSuccess && attributes.sharedSizeBytes > 0;
 }
 
 }  // namespace kvc::inline v0_1::cuda::detail

@@ -24,17 +24,18 @@ __device__ inline bool reports(uint32* report, bool wrong, report_code code) {
   return true;
 }
 
-/// Starts a kernel. Shared memory beyond 48 KB is asked for; more than the device has is status::unsupported.
+/// Starts a kernel. Shared memory beyond 48 KB is asked for; more than the device has is status::unsupported. All else
+/// that the runtime says, such as what an earlier kernel did, is an error of the device.
 template <class... Parameters, class... Arguments>
 status launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t shared, cudaStream_t stream,
               const char* call, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return status::ok;
   if (shared > 48 * 1024) {
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)) !=
-        cudaSuccess) {
-      static_cast<void>(cudaGetLastError());
-      return status::unsupported;
-    }
+    const cudaError_t allowed =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (allowed != cudaSuccess) static_cast<void>(cudaGetLastError());  // sticky ones stay
+    if (allowed == cudaErrorInvalidValue) return status::unsupported;
+    if (allowed != cudaSuccess) return status_of(allowed, call);
   }
   kernel<<<grid, static_cast<unsigned>(threads), shared, stream>>>(arguments...);
   return status_of(cudaGetLastError(), call);

@@ -108,7 +108,7 @@ template <int Block>
 KVC_HD void hadamard(float* x) {
   if constexpr (Block > 1) detail::hadamard_stages<Block, 1>(x);
   const float scale = 1.0f / sqrt_of(static_cast<float>(Block));
-  for (int i = 0; i < Block; ++i) x[i] *= scale;
+  for (int i = 0; i < Block; ++i) x[i] = product_of(x[i], scale);
 }
 
 /// Rows are rotated before they are encoded: y = H S x in blocks of the largest power of two that divides the segment,
@@ -163,7 +163,7 @@ struct rotated {
       for (int k = 0; k < own; ++k) x[k] = team.exchange(x[k], half / own) + sign * x[k];
     }
     const float scale = 1.0f / sqrt_of(static_cast<float>(block<Width>));
-    for (int k = 0; k < own; ++k) x[k] *= scale;
+    for (int k = 0; k < own; ++k) x[k] = product_of(x[k], scale);  // a mean may be taken off next
   }
   /// Row back from the codec's space.
   template <int Width, class Team = serial_team>

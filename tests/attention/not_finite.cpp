@@ -21,7 +21,7 @@ enum class place { key, value, query };
 
 /// Runs `length` rows in two bulk steps with one number replaced, and checks rows around it, in both kinds of products.
 template <class Spec>
-void check_number(place where, float number, int channel) {
+void check_in_active_set(place where, float number, int channel) {
   typed_cache<Spec> typed({.capacity = 256, .max_sequences = 2, .max_step_rows = 128});
   any_cache& cache = typed;
   const cache_facts& f = cache.facts();
@@ -78,6 +78,18 @@ void check_number(place where, float number, int channel) {
   }
   // -inf as a key or query can leave nothing but rows without weight.
   if (std::isnan(number) || where == place::value) CHECK(not_finite > 0);
+}
+
+/// In every instruction set that this machine has.
+template <class Spec>
+void check_number(place where, float number, int channel) {
+  const kvc::host::instruction_set best = kvc::host::active_instruction_set();
+  for (const kvc::host::instruction_set set : kvc::host::instruction_sets) {
+    if (kvc::host::use_instruction_set(set) != kvc::status::ok) continue;
+    CAPTURE(std::string(kvc::host::name_of(set)));
+    check_in_active_set<Spec>(where, number, channel);
+  }
+  REQUIRE(kvc::host::use_instruction_set(best) == kvc::status::ok);
 }
 
 using head = shape<1, 2, 2, 32>;

@@ -216,7 +216,9 @@ TEST_CASE("every instruction set stores the same bytes, and attends packed codes
       const cache_facts& f = cache->facts();
       const kvc::attend_params params = params_of(f);
       const int sequence = cache->add();
-      const int64 length = 2 * f.tokens_per_page + 19;
+      int64 length = 2 * f.tokens_per_page + 19;
+      // What the last query sees is there after it, but for a row that ends a page that the next one does not see.
+      if (f.keep > 0 && (length - f.keep + 1) % f.tokens_per_page == 0) ++length;
       cache->reserve(sequence, length - 3);
       std::vector<row_result> results = run_layers(*cache, part_of(5, 0, length - 3), params);
       cache->commit();

@@ -42,6 +42,7 @@ struct attend_block {
   const kernel_table& kernels = detail::kernels();
   float* partials = nullptr;  ///< [cut units][most_partials][partial_floats]
   int64 most_partials = 0;
+  int live = 0;  ///< where the sums of the unit at hand begin: what is before stays zero
 
   // Scratch of this slice.
   float* queries;            ///< [queries][query_pitch], folded
@@ -270,7 +271,7 @@ struct attend_block {
     const int per_mask = t.is_uniform ? count : view.model.group();
     for (int i = 0; i < count; ++i) {
       if (factors[i] == 1.0f) continue;
-      kernels.rescale(sums_of(0, i), shape::sum_pitch, factors[i]);
+      kernels.rescale(sums_of(0, i) + live, shape::sum_pitch - live, factors[i]);
     }
     const auto sum_rows = [&](const auto& wanted) {
       for_queries(t, [&](const seen_rows& s) {

@@ -33,6 +33,7 @@ struct attend_call : attend_block<Spec, T> {
   using block_type::fold;
   using block_type::is_uniform;
   using block_type::kernels;
+  using block_type::live;
   using block_type::lse;
   using block_type::most_partials;
   using block_type::out;
@@ -58,7 +59,7 @@ struct attend_call : attend_block<Spec, T> {
     constexpr int step_rows = Codes ? shape::most_rows : shape::plain_rows;
     const int group = view.model.group();
     for (int n = 0; n < rows * group; ++n) {
-      attention_state{states[0] + n, sums_of(0, n), shape::sum_pitch}.clear();
+      live_sums(0, n).clear();
     }
     const stream_rows<Spec, true> first_rows(view, step, i, slot, head);
     const stream_rows<Spec, false> second_rows(view, step, i, slot, head);
@@ -97,7 +98,8 @@ struct attend_call : attend_block<Spec, T> {
     return part.l == 0 ? 0.0f : part.l * exp_of(part.m - total.m);
   }
 
-  /// Partial result of query n of a cut unit: m, l, o. The slice of the first splits leaves theirs merged, as split 0.
+  /// Partial result of query n of a cut unit: m, l, where sums begin, and they. The slice of the first splits leaves
+  /// theirs merged, as split 0.
   float* partial(const attend_unit& u, int n, int64 split) const {
     return partials + (u.cut * most_partials + n * u.splits + split) * shape::partial_floats;
   }
@@ -106,7 +108,8 @@ struct attend_call : attend_block<Spec, T> {
       float* at = partial(u, n, split);
       at[0] = states[which][n].m;
       at[1] = states[which][n].l;
-      __builtin_memcpy(at + 2, sums_of(which, n), sizeof(float) * shape::sum_pitch);
+      at[2] = static_cast<float>(live);
+      __builtin_memcpy(at + 3, live_sums(which, n).o, sizeof(float) * live_sums(which, n).width);
     }
   }
 
@@ -119,6 +122,7 @@ struct attend_call : attend_block<Spec, T> {
     if constexpr (shape::has_codes) {
       if (uses_codes) quantize_queries(u.rows * group);
     }
+    live = uses_codes ? shape::code_sums_begin : 0;
     const bool merges = begin == 0;
     if (merges) {
       for (int n = 0; n < u.rows * group; ++n) total(n).clear();
@@ -132,7 +136,7 @@ struct attend_call : attend_block<Spec, T> {
         leave(u, split, 0);
         continue;
       }
-      for (int n = 0; n < u.rows * group; ++n) total(n).merge(states[0][n], sums_of(0, n));
+      for (int n = 0; n < u.rows * group; ++n) live_sums(1, n).merge(states[0][n], live_sums(0, n).o);
     }
     if (u.owner < 0) {
       if (merges) leave(u, 0, 1);
@@ -145,6 +149,10 @@ struct attend_call : attend_block<Spec, T> {
     if constexpr (shape::second_is_packed && Spec::is_latent) {
       second_codes.quantize(kernels, queries + first_tile::pitch, count, shape::query_pitch);
     }
+  }
+  /// A query's sums as far as they are not zero: of its split (0) or of its unit (1).
+  attention_state live_sums(int which, int n) const {
+    return {states[which] + n, sums_of(which, n) + live, shape::sum_pitch - live};
   }
   attention_state total(int n) const { return {states[1] + n, sums_of(1, n), shape::sum_pitch}; }
 
@@ -176,11 +184,13 @@ struct attend_call : attend_block<Spec, T> {
       for (int n = 0; n < u.rows * group; ++n) {
         if (query++ % part.count != part.index) continue;
         const float* merged = partial(u, n, 0);
+        total(0).clear();
         states[1][0] = {merged[0], merged[1]};
-        __builtin_memcpy(total(0).o, merged + 2, sizeof(float) * shape::sum_pitch);
+        live = static_cast<int>(merged[2]);
+        __builtin_memcpy(live_sums(1, 0).o, merged + 3, sizeof(float) * live_sums(1, 0).width);
         for (int64 split = rest; split < u.splits; ++split) {
           const float* at = partial(u, n, split);
-          total(0).merge({at[0], at[1]}, at + 2);
+          live_sums(1, 0).merge({at[0], at[1]}, at + 3);
         }
         finish(n, u.head, step.row_indptr[u.index] + u.row, states[1][0], total(0).o);
       }

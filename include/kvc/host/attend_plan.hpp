@@ -69,8 +69,11 @@ struct attend_shape {
   }
   /// Bytes that sum_codes interleaves codes in.
   static constexpr int64 code_buffer_bytes() { return tile_blocks * 1024; }
-  /// Floats of one partial result: o, m, l.
-  static constexpr int partial_floats = sum_pitch + 2;
+  /// Where sums begin that were made of codes alone: those of fp32 rows stay zero.
+  static constexpr int code_sums_begin =
+      values_are_packed && stream_of<Spec, is_latent>::exact_rows == 0 ? value_pitch : 0;
+  /// Floats of one partial result: m, l, where sums begin, and they.
+  static constexpr int partial_floats = 3 + sum_pitch;
 };
 
 /// The most partial results that one unit of the step leaves (attend_shares.hpp); 0 where no unit has two splits.

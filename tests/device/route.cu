@@ -60,7 +60,8 @@ static_assert(attends<compose<model, half_split<>, low_rank<64>, none<float>>>("
 static_assert(attends<flagship>("attend_bytes_kernel, 16 queries x 64 rows: codes as they lie"));
 static_assert(attends<flagship>("attend_bytes_kernel, 32 queries", 17));
 static_assert(has(route<flagship>(operation::attend).why, "rounded to 8 bits"));
-constexpr kvc::cuda::device_limits a100{.multiprocessors = 108, .shared_bytes = 167936};
+constexpr kvc::cuda::device_limits a100{.multiprocessors = 108, .shared_bytes = 166912, .has_warpgroups = false};
+constexpr kvc::cuda::device_limits sm_86{.multiprocessors = 84, .shared_bytes = 101376, .has_warpgroups = false};
 static_assert(has(route<flagship>(operation::attend, 1, a100).kernel, "latent as stored, rotary key as stored"));
 static_assert(!is_slow<before_rotary>(operation::attend) && !is_slow<int4>(operation::attend));
 static_assert(is_slow<compose<model, half_split<>, low_rank<64>, none<float>>>(operation::attend));
@@ -81,6 +82,36 @@ static_assert(has(route<compose<model, low_rank<96>, none<float>>>(operation::ap
 // Too large for a device: said before, as the launch would.
 constexpr kvc::cuda::device_limits small_device{.multiprocessors = 1, .shared_bytes = 16384};
 static_assert(route<int4>(operation::attend, 1, small_device).code == kvc::status::unsupported);
+
+// The table of docs/cuda.md: bytes of a block of few and of many queries, and what a device can do with them.
+enum class fits { nothing, decoding, both };
+template <class Spec>
+consteval fits on(const kvc::cuda::device_limits& device) {
+  const auto attends = [&](int queries) {
+    return route<Spec>(operation::attend, queries, device).code == kvc::status::ok;
+  };
+  return attends(100) ? fits::both : attends(1) ? fits::decoding : fits::nothing;
+}
+template <class Spec>
+consteval bool takes(int few, int many) {
+  using sizes = kvc::cuda::detail::attend_shape<Spec>;
+  return kvc::cuda::detail::attend_layout<Spec, sizes::few>::bytes == few &&
+         kvc::cuda::detail::attend_layout<Spec, sizes::many>::bytes == many;
+}
+template <class Spec>
+consteval bool row_of_table(int few, int many, fits on_a100, fits on_sm_86) {
+  return takes<Spec>(few, many) && on<Spec>({}) == fits::both && on<Spec>(a100) == on_a100 &&
+         on<Spec>(sm_86) == on_sm_86;
+}
+using d256 = shape<1, 32, 8, 256>;
+using fp32_latent = compose<shape<2, 16, 16, 128>, kvc::heads::latent, latent<512, 64>, none<float>>;
+static_assert(row_of_table<compose<model, integer<4, 32>>>(57004, 66156, fits::both, fits::both));
+static_assert(row_of_table<plain>(88492, 111212, fits::both, fits::decoding));
+static_assert(row_of_table<compose<d256, integer<4, 32>>>(112556, 119404, fits::both, fits::nothing));
+static_assert(row_of_table<flagship>(148524, 157548, fits::both, fits::nothing));
+static_assert(row_of_table<fp32_latent>(152876, 190444, fits::decoding, fits::nothing));
+static_assert(row_of_table<compose<d256>>(172460, 209516, fits::nothing, fits::nothing));
+static_assert(row_of_table<fp32>(176684, 220780, fits::nothing, fits::nothing));
 
 template <class Spec>
 void check_routes() {

@@ -120,9 +120,15 @@ struct device_composition {
   std::string name;
   double rounding_in_bf16;  ///< where params.fp32_products
   double (*rounding)();
+  int (*splits)(int64 rows, int64 length);  ///< of one sequence with so many rows, the new ones included
   std::unique_ptr<any_cache> (*make)(const kvc::host::cache_options&);
   std::unique_ptr<any_cache> (*make_host)(const kvc::host::cache_options&);
 };
+
+template <class Spec>
+int splits_of(int64 rows, int64 length) {
+  return kvc::cuda::detail::plan_attend<Spec>(extents_of<Spec>(), {1, rows, rows, length}, {}).splits;
+}
 
 template <class Cache>
 std::unique_ptr<any_cache> make_cache(const kvc::host::cache_options& o) {
@@ -131,7 +137,7 @@ std::unique_ptr<any_cache> make_cache(const kvc::host::cache_options& o) {
 
 template <class... Specs>
 std::vector<device_composition> device_compositions_of(list<Specs...>) {
-  return {{Specs::name().c_str(), device_rounding<Specs>, device_rounding_of_step<Specs>,
+  return {{Specs::name().c_str(), device_rounding<Specs>, device_rounding_of_step<Specs>, splits_of<Specs>,
            make_cache<device_attend_cache<Specs>>, make_cache<typed_cache<Specs>>}...};
 }
 

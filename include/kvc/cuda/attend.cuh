@@ -162,9 +162,10 @@ status launch_attend(const cache_view<Spec>& view, const step_view& step, const 
 /// within `bounds`; a sequence that bounds.report calls out of range is left out, and its outputs mean nothing. q:
 /// [rows][query_heads][query_width], out: [rows][query_heads][output_width], lse: [rows][query_heads] or null, natural
 /// logarithm, -inf where a query sees nothing (its output is zero). All pointers are the device's; workspace:
-/// attend_workspace_bytes of these bounds and this device; it and a table of angles are aligned to 16 bytes. Products
-/// are bf16 with fp32 sums; where rows are stored in fp32, two bf16 for each factor. Latents in 4-bit codes meet
-/// queries in bytes on Hopper (route tells), unless params.fp32_products.
+/// attend_workspace_bytes of these bounds and this device; it and a table of angles are aligned to 16 bytes, q,
+/// out, lse and sinks to their elements, else the answer is misaligned. Products are bf16 with fp32 sums; where rows
+/// are stored in fp32, two bf16 for each factor. Latents in 4-bit codes meet queries in bytes on Hopper (route tells),
+/// unless params.fp32_products.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,
@@ -178,6 +179,9 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   if (bounds.total_rows == 0 || present.sequences == 0) return status::ok;
   if (q.data == nullptr || out.data == nullptr || workspace == nullptr) return status::null_pointer;
   if (reinterpret_cast<size_type>(workspace) % 16 != 0) return status::misaligned;
+  const size_type floats = reinterpret_cast<size_type>(out.data) | reinterpret_cast<size_type>(lse) |
+                           reinterpret_cast<size_type>(params.sink_logits);
+  if (reinterpret_cast<size_type>(q.data) % alignof(T) != 0 || floats % alignof(float) != 0) return status::misaligned;
   if (workspace_bytes < attend_workspace_bytes<Spec>(view.model, bounds, device)) return status::workspace_too_small;
   if constexpr (Spec::first_stream::is_deferred) {
     if (params.rotary.cos_sin == nullptr) return status::null_pointer;

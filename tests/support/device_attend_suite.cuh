@@ -219,7 +219,8 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
     const cache_facts& f = cache->facts();
     // More than 32 splits, of which a lane of the merging warps has several. Tables of angles end before, and the
     // oracle takes its time over wide rows.
-    const bool many_splits = !f.is_deferred && f.query_heads * f.query_width <= 1024;
+    const bool is_sanitized = std::getenv("KVC_SANITIZED") != nullptr;  // slow: one composition shows the way
+    const bool many_splits = !f.is_deferred && f.query_heads * f.query_width <= 1024 && !is_sanitized;
     int64 length = (many_splits ? 8600 : 2500) + random.between(0, 300);
     while (!has_all_seen(f, length) || !has_all_seen(f, length + 1)) ++length;
     CAPTURE(length);
@@ -294,6 +295,7 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
     }
     MESSAGE(c.name, ": largest error over its tolerance ", worst);
     CHECK(worst > 0);
+    if (is_sanitized) break;
   }
 }
 

@@ -232,7 +232,9 @@ KVC_SIMD words query_order(words x) {
                                         x);
 }
 KVC_SIMD words floor_of(floats x) {
-  return _mm512_maskz_cvt_roundps_epi32(all_16, x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  words y;  // by hand: without optimization the intrinsic is a macro that nvcc warns of
+  asm("vcvtps2dq %{rd-sae%}, %1, %0" : "=v"(y) : "v"(x));
+  return y;
 }
 KVC_SIMD words less_words(words a, words b) {
   return _mm512_movm_epi32(_mm512_cmplt_epi32_mask(a, b));

@@ -40,7 +40,8 @@ inline constexpr rotation_signs<Width> signs_of{};
 /// from[Width], rotated, to x[Width].
 template <int Width, int Block>
 void rotate_row(const float* from, float* x) {
-  kernels().rotate({from, x, signs_of<Width>.value, Width, Block, 1.0f / sqrt_of(static_cast<float>(Block))});
+  const rotate_call call{from, x, signs_of<Width>.value, Width, Block, 1.0f / sqrt_of(static_cast<float>(Block))};
+  kernels().rotate(call);
 }
 
 /// Whether a stored row is the model's row, rotated, and nothing else.

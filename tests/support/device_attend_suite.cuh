@@ -62,7 +62,8 @@ TEST_CASE("attention on the GPU is the oracle's on the decoded rows") {
       const std::vector<std::uint64_t> seeds = part_of(row_seed(1000), begin, end);
       cache->reserve(sequence, end - begin);
       std::vector<std::vector<row_result>> results;
-      const std::vector<kvc::attend_params> variants = variants_of(f);
+      std::vector<kvc::attend_params> variants = variants_of(f);
+      if (is_sanitized() && end != ends[std::size(ends) - 1]) variants.resize(1);
       for (const kvc::attend_params& v : variants) results.push_back(run_layers(*cache, seeds, v));
       cache->commit();
 
@@ -240,8 +241,7 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
     const cache_facts& f = cache->facts();
     // More than 32 splits, of which a lane of the merging warps has several. Tables of angles end before, and the
     // oracle takes its time over wide rows.
-    const bool is_sanitized = std::getenv("KVC_SANITIZED") != nullptr;  // slow: one composition shows the way
-    const bool many_splits = !f.is_deferred && f.query_heads * f.query_width <= 1024 && !is_sanitized;
+    const bool many_splits = !f.is_deferred && f.query_heads * f.query_width <= 1024 && !is_sanitized();
     int64 length = (many_splits ? 8600 : 2500) + random.between(0, 300);
     while (!has_all_seen(f, length) || !has_all_seen(f, length + 1)) ++length;
     CAPTURE(length);
@@ -316,7 +316,7 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
     }
     MESSAGE(c.name, ": largest error over its tolerance ", worst);
     CHECK(worst > 0);
-    if (is_sanitized) break;
+    if (is_sanitized()) break;
   }
 }
 

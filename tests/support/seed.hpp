@@ -23,4 +23,9 @@ inline std::uint64_t row_seed(std::uint64_t n) {
   return (test_seed() << 24) + n;
 }
 
+/// Whether a tool of compute-sanitizer watches: it is slow, and repetitions show it nothing new.
+inline bool is_sanitized() {
+  return std::getenv("KVC_SANITIZED") != nullptr;
+}
+
 }  // namespace kvc_test

@@ -167,27 +167,6 @@ inline std::vector<double> met_key(const cache_facts& f, const head_rows& rows, 
   return key;
 }
 
-/// As append_layers and fill, with values of other seeds than the keys: a row's numbers follow from those of its key
-/// (model_cache.hpp), and over many rows the roundings of a query would not average out.
-inline void append_apart(any_cache& cache, std::span<const std::uint64_t> seeds) {
-  std::vector<std::uint64_t> of_values(seeds.begin(), seeds.end());
-  for (std::uint64_t& seed : of_values) seed += 1 << 22;
-  for (int layer = 0; layer < cache.facts().layers; ++layer) {
-    if (!cache.writes(layer)) continue;
-    const step_rows keys = make_rows(cache.facts(), layer, seeds);
-    const step_rows values = make_rows(cache.facts(), layer, of_values);
-    cache.append(layer, keys.k.data(), values.v.data());
-  }
-}
-inline void fill_apart(any_cache& cache, int sequence, std::span<const std::uint64_t> seeds) {
-  for (std::size_t at = 0; at < seeds.size(); at += 2048) {
-    const std::span<const std::uint64_t> part = seeds.subspan(at, std::min<std::size_t>(2048, seeds.size() - at));
-    cache.reserve(sequence, static_cast<int64>(part.size()));
-    append_apart(cache, part);
-    cache.commit();
-  }
-}
-
 /// Of all rows that are there.
 inline std::vector<double> mean_key(const cache_facts& f, const head_rows& rows) {
   std::vector<double> mean(size_of(f.query_width), 0.0);
@@ -208,14 +187,31 @@ inline std::vector<double> distance_of(const cache_facts& f, const head_rows& ro
   return key;
 }
 
-/// Of rows [begin, end), the one that stands out most for the first head: one near the mean cannot.
+/// The part of row t in the scores' exponentials, where its own score is `sharpness` above the mean key's.
+inline double weight_of(const cache_facts& f, const head_rows& rows, const std::vector<double>& mean, int64 t,
+                        double sharpness) {
+  const std::vector<double> distance = distance_of(f, rows, mean, t);
+  const double unit = norm(distance) * norm(distance);
+  double sum = 0;
+  for (std::size_t i = 0; i < rows.first.size(); ++i) {
+    if (rows.first[i].empty()) continue;
+    const std::vector<double> other = distance_of(f, rows, mean, static_cast<int64>(i));
+    double product = 0;
+    for (std::size_t c = 0; c < other.size(); ++c) product += distance[c] * other[c];
+    sum += std::exp(sharpness * (product / unit - 1));
+  }
+  return 1 / sum;
+}
+
+/// Of the rows [begin, end) that are farthest from the mean, the one that may have the most weight for the first head.
 inline int64 outstanding_row(const cache_facts& f, const head_rows& rows, const std::vector<double>& mean, int64 begin,
                              int64 end) {
-  int64 best = begin;
-  for (int64 t = begin; t < end; ++t) {
-    if (norm(distance_of(f, rows, mean, t)) > norm(distance_of(f, rows, mean, best))) best = t;
-  }
-  return best;
+  std::vector<std::pair<double, int64>> candidates;
+  for (int64 t = begin; t < end; ++t) candidates.emplace_back(-norm(distance_of(f, rows, mean, t)), t);
+  std::sort(candidates.begin(), candidates.end());
+  candidates.resize(std::min<std::size_t>(candidates.size(), 6));
+  for (auto& [weight, t] : candidates) weight = weight_of(f, rows, mean, t, 16);
+  return std::max_element(candidates.begin(), candidates.end())->second;
 }
 
 /// Queries of one row and head [query heads of the stored head][query_width] that give row t nearly all the weight:
@@ -246,7 +242,7 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
     while (!has_all_seen(f, length) || !has_all_seen(f, length + 1)) ++length;
     CAPTURE(length);
     const int sequence = cache->add();
-    detail::fill_apart(*cache, sequence, part_of(row_seed(100000), 0, length));
+    fill(*cache, sequence, part_of(row_seed(100000), 0, length), 2048);
     double worst = 0;
     for (const int64 count : {1, 5}) {
       CAPTURE(count);
@@ -282,7 +278,7 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
       q[1] = make_rows(f, 0, seeds).q;
       const int past = cache->fork(sequence);
       cache->reserve(sequence, count);
-      detail::append_apart(*cache, seeds);
+      append_layers(*cache, seeds);
       for (int kind = 0; kind < kinds; ++kind) {
         out[kind].resize(size_of(count) * out_row);
         lse[kind].resize(size_of(count * f.query_heads));
@@ -291,7 +287,7 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
       cache->commit();
       for (std::size_t i = 0; i < size_of(count); ++i) {
         const int64 position = length + static_cast<int64>(i);
-        detail::fill_apart(*cache, past, std::span(seeds).subspan(i, 1));
+        fill(*cache, past, std::span(seeds).subspan(i, 1), 1);
         if (!has_all_seen(f, position + 1)) continue;
         std::vector<head_rows> rows = gather_rows(*cache, past, 0);
         const auto check = [&](int kind) {

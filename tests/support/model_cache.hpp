@@ -28,13 +28,8 @@ using kvc::host::step_request;
 /// A small generator with cheap seeding: every row of a test is a pure function of its seed.
 class generator {
  public:
-  explicit generator(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15ull + 0x7f4a7c15ull) {}
-  std::uint64_t next() {  // splitmix64
-    std::uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-  }
+  explicit generator(std::uint64_t seed) : state_(mixed(seed)) {}  // near seeds must not begin near one another
+  std::uint64_t next() { return mixed(state_ += 0x9e3779b97f4a7c15ull); }
   int64 below(int64 n) { return static_cast<int64>(next() % static_cast<std::uint64_t>(n)); }
   /// Uniform in [low, high], both included.
   int64 between(int64 low, int64 high) { return low + below(high - low + 1); }
@@ -43,6 +38,12 @@ class generator {
   float normal() { return static_cast<float>((uniform() + uniform() + uniform() + uniform() - 2.0) * 1.7320508); }
 
  private:
+  static std::uint64_t mixed(std::uint64_t z) {  // splitmix64
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+  }
+
   std::uint64_t state_;
 };
 

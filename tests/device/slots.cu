@@ -62,6 +62,17 @@ TEST_CASE("slot mappings: what is refused, and what a checked call reports") {
   const auto in = kvc::contiguous_rows<const float>(rows.data(), 2, 64);
   const device_array<int64> beyond(std::vector<int64>{0, 64, -1});
   CHECK(kvc::cuda::append_slots<plain, float>(twin.view(), 0, in, in, nullptr, 3, nullptr) == status::null_pointer);
+  const auto within = [&](int bytes) {
+    return kvc::contiguous_rows(reinterpret_cast<const float*>(reinterpret_cast<const char*>(rows.data()) + bytes), 2,
+                                64);
+  };
+  for (const int bytes : {1, 2}) {
+    CAPTURE(bytes);
+    CHECK(kvc::cuda::append_slots<plain, float>(twin.view(), 0, within(bytes), in, beyond.data(), 3, nullptr) ==
+          status::misaligned);
+    CHECK(kvc::cuda::append_slots<plain, float>(twin.view(), 0, in, within(bytes), beyond.data(), 3, nullptr) ==
+          status::misaligned);
+  }
   CHECK(kvc::cuda::append_slots<plain, float>(twin.view(), 9, in, in, beyond.data(), 3, nullptr) == status::bad_layer);
   CHECK(kvc::cuda::append_slots<plain, float>(twin.view(), 0, in, in, beyond.data(), -3, nullptr) ==
         status::invalid_argument);
@@ -81,6 +92,14 @@ TEST_CASE("steps: what is refused, and what a checked call reports") {
   const auto append = [&](const kvc::cache_view<tailed>& v, const kvc::step_view& s, const kvc::cuda::step_bounds& b,
                           int layer) { return in.append(v, s, b, layer); };
   CHECK(append(twin.view(), step.view, step.bounds, 2) == status::bad_layer);
+  const auto rows =
+      kvc::contiguous_rows<const float>(in.device_k.data(), tailed::shape_type::kv_heads, tailed::key_width);
+  auto within = rows;
+  within.data = reinterpret_cast<const float*>(reinterpret_cast<const char*>(rows.data) + 2);
+  CHECK(kvc::cuda::append<tailed, float>(twin.view(), step.view, step.bounds, 0, within, rows, nullptr) ==
+        status::misaligned);
+  CHECK(kvc::cuda::append<tailed, float>(twin.view(), step.view, step.bounds, 0, rows, within, nullptr) ==
+        status::misaligned);
   kvc::cuda::step_bounds bounds = step.bounds;
   bounds.max_length = 1 << 20;
   CHECK(append(twin.view(), step.view, bounds, 0) == status::out_of_capacity);

@@ -71,6 +71,15 @@ extern "C" __global__ void append_team(cache_view<spec> view, step_view step, ro
   round_stored<stream_type>(stored, team);
   place_row(at, stored, at.committed, team);
 }
+extern "C" __global__ void load_tile(cache_view<spec> view, step_view step, float* rows, rotary::table_view table) {
+  const stream_rows<spec, true> at(view, step, 0, 0, 0);
+  const auto constants = kvc::detail::constants_of<true>(view, 0, 0);
+  const tile_of<spec, true, true> tile{rows, rows + 64 * tile_of<spec, true, true>::pitch};
+  tile.load(at, 0, 64, 60, 64, constants.transform, table);
+  tile_segment segments[3];
+  const int count = tile.split(0, 0, 64, 60, segments);
+  for (int i = 0; i < count; ++i) rows[i] = tile.rows(segments[i])[0];
+}
 extern "C" __global__ void push(softmax_state* state, float* o, const float* v) {
   attention_state{state, o, 64}.push(1.0f, v);
 }
@@ -80,7 +89,7 @@ void compiles(const std::string& composition) {
   CAPTURE(composition);
   const compiled result = compile(head + "using spec = " + composition + ";\n" + kernels);
   CHECK_MESSAGE(result.succeeded, result.log);
-  for (const char* name : {"append_one", "read_one", "append_team", "push"}) {
+  for (const char* name : {"append_one", "read_one", "load_tile", "append_team", "push"}) {
     CHECK(result.ptx.find(std::string(".entry ") + name) != std::string::npos);
   }
 }

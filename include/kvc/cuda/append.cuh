@@ -85,12 +85,16 @@ template <bool Slots, class Spec, class T, row_preparation Params>
 status launch_append(append_call<Spec, T, Params> c, const char* call, cudaStream_t stream) {
   using grid = append_grid<Spec, Params>;
   using products = product_grid<Spec, T, Params>;
+  constexpr bool only_products = products::is_all && never_merges<Spec>();
   const bool multiplies = products::exists && c.view.model.merged() == 1;
   if constexpr (products::exists) {
-    const status s = multiplies ? launch_products<Slots>(c, call, stream) : status::ok;
+    status s = status::ok;
+    if constexpr (!only_products) s = allow_shared(append_kernel<Spec, T, Params, Slots>, grid::shared_bytes, call);
+    if (s != status::ok) return s;  // before any row is written
+    s = multiplies ? launch_products<Slots>(c, call, stream) : status::ok;
     if (s != status::ok) return s;
   }
-  if constexpr (products::is_all && never_merges<Spec>()) {
+  if constexpr (only_products) {
     return status::ok;
   } else {
     const int heads = c.view.model.stored_heads();
@@ -105,11 +109,13 @@ status launch_append(append_call<Spec, T, Params> c, const char* call, cudaStrea
 
 template <class Spec, class T, row_preparation Params>
 status append(const append_call<Spec, T, Params>& c, cudaStream_t stream) {
-  status s = seal_is_supported<Spec>();
-  if (s == status::ok) s = kvc::detail::check_prepare<Spec>(c.params);
+  status s = kvc::detail::check_prepare<Spec>(c.params);
   if (s == status::ok && !kvc::detail::reaches(c.params, c.bounds.max_length)) s = status::bad_position;
   if (s != status::ok || c.bounds.total_rows == 0 || c.bounds.sequences == 0) return s;
   if (c.first.data == nullptr || c.second.data == nullptr) return status::null_pointer;
+  if (!is_aligned(c.first) || !is_aligned(c.second)) return status::misaligned;
+  s = allow_seal<Spec>();
+  if (s != status::ok) return s;
   const status launched = launch_append<false>(c, "append", stream);
   if (launched != status::ok) return launched;
   return seal<Spec>(c.view, c.step, c.bounds, c.slot, stream);
@@ -126,7 +132,8 @@ rows_view<const T> after_latent(rows_view<const T> rows) {
 
 /// Appends the step's rows to the slot that `layer` writes. k, v: [rows][kv_heads][head_dim] in device memory, keys
 /// after their rotary embedding (before it with rotary::deferred, and with append_params that turn them). As
-/// host::append, the same bytes; everything that step points to lies on the device and is read there. Rows become
+/// host::append, the same bytes; everything that step points to lies on the device and is read there; rows are aligned
+/// to their elements, and faster to 16 bytes. A refused step leaves the cache as it was. Rows become
 /// visible to attend on the same stream at once, and to later steps when seq_lens advances. Safe under graph capture:
 /// never allocates, synchronizes or throws. Answers follower_layer, bad_layer, out_of_capacity where the bounds exceed
 /// the block table or staging, unsupported where a group of tokens does not fit into shared memory, null_pointer,
@@ -174,6 +181,7 @@ status append_slots(const cache_view<Spec>& view, int layer, rows_view<const T> 
     rows_view<const T> second = v;
     if constexpr (Spec::is_latent) second = detail::after_latent<Spec>(k);
     if (k.data == nullptr || slot_mapping == nullptr || second.data == nullptr) return status::null_pointer;
+    if (!detail::is_aligned(k) || !detail::is_aligned(second)) return status::misaligned;
     const bool is_wide = detail::is_wide(k) && detail::is_wide(second);
     bounds.total_rows = rows;
     return detail::launch_append<true, Spec, T, rows_as_given>(

@@ -12,7 +12,7 @@ namespace kvc::inline v0_1::cuda {
 /// The numbers of a device that plans depend on. Fill it once (cuda::current_device).
 struct device_limits {
   int multiprocessors = 132;
-  int shared_bytes = 232448;   ///< per multiprocessor, what blocks can use
+  int shared_bytes = 232448;   ///< of one block, at most
   bool has_warpgroups = true;  ///< products of four warps: compute capability 9.0, code for sm_90a
 };
 

@@ -24,19 +24,25 @@ __device__ inline bool reports(uint32* report, bool wrong, report_code code) {
   return true;
 }
 
-/// Starts a kernel. Shared memory beyond 48 KB is asked for; more than the device has is status::unsupported. All else
-/// that the runtime says, such as what an earlier kernel did, is an error of the device.
+/// Asks for a kernel's shared memory beyond 48 KB; more than the device has is status::unsupported.
+template <class... Parameters>
+status allow_shared(void (*kernel)(Parameters...), std::size_t bytes, const char* call) {
+  if (bytes <= 48 * 1024) return status::ok;
+  const cudaError_t allowed =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (allowed == cudaSuccess) return status::ok;
+  static_cast<void>(cudaGetLastError());  // sticky ones stay
+  return allowed == cudaErrorInvalidValue ? status::unsupported : status_of(allowed, call);
+}
+
+/// Starts a kernel with the shared memory that it is allowed. All else that the runtime says, such as what an earlier
+/// kernel did, is an error of the device.
 template <class... Parameters, class... Arguments>
 status launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t shared, cudaStream_t stream,
               const char* call, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return status::ok;
-  if (shared > 48 * 1024) {
-    const cudaError_t allowed =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-    if (allowed != cudaSuccess) static_cast<void>(cudaGetLastError());  // sticky ones stay
-    if (allowed == cudaErrorInvalidValue) return status::unsupported;
-    if (allowed != cudaSuccess) return status_of(allowed, call);
-  }
+  const status allowed = allow_shared(kernel, shared, call);
+  if (allowed != status::ok) return allowed;
   kernel<<<grid, static_cast<unsigned>(threads), shared, stream>>>(arguments...);
   return status_of(cudaGetLastError(), call);
 }

@@ -157,7 +157,7 @@ constexpr route_answer route(operation op, int64 queries = 1, const device_limit
   using shape = detail::attend_shape<Spec>;
   switch (op) {
     case operation::append:
-      if (detail::seal_is_supported<Spec>() != status::ok) {
+      if (detail::seal_shared_bytes < Spec >> device.shared_bytes) {
         return {status::unsupported, "none", "a group of tokens does not fit into shared memory"};
       }
       return {status::ok, append::kernel.c_str(), append::why.c_str()};

@@ -203,6 +203,12 @@ struct wide_row {
   }
 };
 
+/// Whether its elements lie where they can be read.
+template <class T>
+bool is_aligned(const rows_view<const T>& rows) {
+  return reinterpret_cast<size_type>(rows.data) % alignof(T) == 0;
+}
+
 /// Whether every row of a view can be read 16 bytes at a time.
 template <class T>
 bool is_wide(const rows_view<const T>& rows) {

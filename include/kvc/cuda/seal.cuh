@@ -29,17 +29,6 @@ struct seal_teams {
   }
 };
 
-/// What sm_80 and sm_90 give a block; sm_86 and sm_89 give 99 KB, and a launch that asks for more answers the same.
-inline constexpr int most_shared_bytes = 160 * 1024;
-
-template <class Spec>
-constexpr status seal_is_supported() {
-  return seal_teams<typename Spec::first_stream>::shared_bytes <= most_shared_bytes &&
-                 seal_teams<typename Spec::second_stream>::shared_bytes <= most_shared_bytes
-             ? status::ok
-             : status::unsupported;
-}
-
 /// Whether row t of the step's sequence i, or what leads there, is out of range; asked only where a report is wanted.
 template <class Spec>
 __device__ bool is_out_of_range(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int i,
@@ -91,6 +80,20 @@ KVC_KERNEL void __launch_bounds__(128)
 }
 
 template <class Spec>
+inline constexpr int seal_shared_bytes = max_of(seal_teams<typename Spec::first_stream>::shared_bytes,
+                                                seal_teams<typename Spec::second_stream>::shared_bytes);
+
+/// Whether its groups fit into a block's shared memory on this device: asked before rows are written.
+template <class Spec>
+status allow_seal() {
+  if constexpr (seal_shared_bytes<Spec> == 0) {
+    return status::ok;
+  } else {
+    return allow_shared(seal_kernel<Spec>, seal_shared_bytes<Spec>, "append");
+  }
+}
+
+template <class Spec>
 status seal(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int slot,
             cudaStream_t stream) {
   using first = seal_teams<typename Spec::first_stream>;
@@ -104,8 +107,8 @@ status seal(const cache_view<Spec>& view, const step_view& step, const step_boun
                                    second::exist ? blocks_for(bounds.sequences * most_second, second::per_block) : 0u);
     const unsigned streams = first::exist && second::exist ? 2 : 1;
     const dim3 grid(blocks, static_cast<unsigned>(view.model.stored_heads()), streams);
-    return launch(seal_kernel<Spec>, grid, 128, max_of(first::shared_bytes, second::shared_bytes), stream, "append",
-                  view, step, bounds, slot, static_cast<int>(most_first), static_cast<int>(most_second));
+    return launch(seal_kernel<Spec>, grid, 128, seal_shared_bytes<Spec>, stream, "append", view, step, bounds, slot,
+                  static_cast<int>(most_first), static_cast<int>(most_second));
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "device_cache.cuh"
 #include "oracle.hpp"
+#include "outstanding.hpp"
 #include "seed.hpp"
 
 // What must hold for attention on the GPU over every composition. A test program defines suite(), its share of them.
@@ -24,13 +25,6 @@ inline std::vector<kvc::attend_params> variants_of(const cache_facts& f) {
   all[3].sink_logits = sinks;
   all[4] = {plain.scale * 4, 40.0f, f.tokens_per_page + 1, sinks, plain.rotary};
   return all;
-}
-
-/// Whether all rows that the newest of so many saw can still be gathered: the oldest may be gone with its page.
-inline bool has_all_seen(const cache_facts& f, int64 length) {
-  const int64 needed = length - f.keep + 1;
-  return f.keep == 0 || needed <= 0 || needed % f.tokens_per_page != 0 ||
-         needed / f.tokens_per_page <= kvc::ceil_div(f.sinks, f.tokens_per_page);
 }
 
 /// One layer's results of the query row `seed` at `position`, where the cache has `rows`.
@@ -156,77 +150,6 @@ TEST_CASE("mutants fail: an lse without its constant, a scale, other rows") {
   }
 }
 
-namespace detail {
-
-/// A key as queries meet it.
-inline std::vector<double> met_key(const cache_facts& f, const head_rows& rows, int64 t) {
-  std::vector<double> key(rows.first[size_of(t)].begin(), rows.first[size_of(t)].end());
-  const std::vector<float>& second = rows.second[size_of(t)];
-  if (f.is_latent) key.insert(key.end(), second.begin(), second.end());
-  if (f.is_deferred) rotate_in_double(f, key, t);
-  return key;
-}
-
-/// Of all rows that are there.
-inline std::vector<double> mean_key(const cache_facts& f, const head_rows& rows) {
-  std::vector<double> mean(size_of(f.query_width), 0.0);
-  double count = 0;
-  for (std::size_t t = 0; t < rows.first.size(); ++t) {
-    if (rows.first[t].empty()) continue;
-    const std::vector<double> key = met_key(f, rows, static_cast<int64>(t));
-    for (std::size_t i = 0; i < mean.size(); ++i) mean[i] += key[i];
-    count += 1;
-  }
-  for (double& x : mean) x /= count;
-  return mean;
-}
-inline std::vector<double> distance_of(const cache_facts& f, const head_rows& rows, const std::vector<double>& mean,
-                                       int64 t) {
-  std::vector<double> key = met_key(f, rows, t);
-  for (std::size_t i = 0; i < key.size(); ++i) key[i] -= mean[i];
-  return key;
-}
-
-/// The part of row t in the scores' exponentials, where its own score is `sharpness` above the mean key's.
-inline double weight_of(const cache_facts& f, const head_rows& rows, const std::vector<double>& mean, int64 t,
-                        double sharpness) {
-  const std::vector<double> distance = distance_of(f, rows, mean, t);
-  const double unit = norm(distance) * norm(distance);
-  double sum = 0;
-  for (std::size_t i = 0; i < rows.first.size(); ++i) {
-    if (rows.first[i].empty()) continue;
-    const std::vector<double> other = distance_of(f, rows, mean, static_cast<int64>(i));
-    double product = 0;
-    for (std::size_t c = 0; c < other.size(); ++c) product += distance[c] * other[c];
-    sum += std::exp(sharpness * (product / unit - 1));
-  }
-  return 1 / sum;
-}
-
-/// Of the rows [begin, end) that are farthest from the mean, the one that may have the most weight for the first head.
-inline int64 outstanding_row(const cache_facts& f, const head_rows& rows, const std::vector<double>& mean, int64 begin,
-                             int64 end) {
-  std::vector<std::pair<double, int64>> candidates;
-  for (int64 t = begin; t < end; ++t) candidates.emplace_back(-norm(distance_of(f, rows, mean, t)), t);
-  std::sort(candidates.begin(), candidates.end());
-  candidates.resize(std::min<std::size_t>(candidates.size(), 6));
-  for (auto& [weight, t] : candidates) weight = weight_of(f, rows, mean, t, 16);
-  return std::max_element(candidates.begin(), candidates.end())->second;
-}
-
-/// Queries of one row and head [query heads of the stored head][query_width] that give row t nearly all the weight:
-/// their direction is the key's distance from the mean, where its score is 16 or more above the mean's.
-inline void put_queries_for(const cache_facts& f, const head_rows& rows, const std::vector<double>& mean, int64 t,
-                            float scale, std::vector<float>& queries) {
-  const std::vector<double> distance = distance_of(f, rows, mean, t);
-  const double unit = static_cast<double>(scale) * norm(distance) * norm(distance);
-  for (int h = 0; h < f.query_heads / f.stored_heads; ++h) {
-    for (const double x : distance) queries.push_back(static_cast<float>((16 + h % 4) * x / unit));
-  }
-}
-
-}  // namespace detail
-
 TEST_CASE("long contexts: splits are joined as the oracle has it, and a row within one of them counts") {
   INFO("KVC_TEST_SEED=", test_seed());
   generator random(test_seed());
@@ -251,14 +174,14 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
       if (many_splits) CHECK(splits > 32);
       const std::vector<head_rows> before = gather_rows(*cache, sequence, 0);
       std::vector<std::vector<double>> means;
-      for (const head_rows& h : before) means.push_back(detail::mean_key(f, h));
+      for (const head_rows& h : before) means.push_back(mean_key(f, h));
       // Rows around the middle of a split; where the newest are kept alone, among those.
       std::vector<int64> wanted;
       for (int64 i = 0; i < count; ++i) {
         const int64 middle = (2 * random.between(1, splits - 2) + 1) * length / (2 * splits);
         const int64 begin = f.keep > 0 ? length - f.keep + count : middle - 24;
         const int64 end = f.keep > 0 ? length : middle + 24;
-        wanted.push_back(detail::outstanding_row(f, before[0], means[0], begin, end));
+        wanted.push_back(outstanding_row(f, before[0], means[0], begin, end));
       }
       kvc::attend_params params[2] = {params_of(f), params_of(f)};
       static constexpr float sinks[] = {0.5f, -1.0f, 3.0f, 0.0f, 1.0f, -20.0f};
@@ -272,7 +195,7 @@ TEST_CASE("long contexts: splits are joined as the oracle has it, and a row with
       const std::vector<std::uint64_t> seeds = part_of(row_seed(100000), length, length + count);
       for (int64 i = 0; i < count; ++i) {
         for (std::size_t h = 0; h < before.size(); ++h) {
-          detail::put_queries_for(f, before[h], means[h], wanted[size_of(i)], params[0].scale, q[0]);
+          put_queries_for(f, before[h], means[h], wanted[size_of(i)], params[0].scale, q[0]);
         }
       }
       q[1] = make_rows(f, 0, seeds).q;
@@ -404,14 +327,14 @@ TEST_CASE("NaN and infinities come out where the host has them: of a step of man
       for (int kind = 0; kind < 2; ++kind) {  // NaN, infinity
         CAPTURE(part);
         CAPTURE(kind);
-        detail::flat_result results[2][2];  // [pass][side]
+        flat_result results[2][2];  // [pass][side]
         for (int side = 0; side < 2; ++side) {
           any_cache& cache = side == 0 ? *device : *host;
           const int sequence = cache.add();
           for (int pass = 0; pass < 2; ++pass) {
             const int64 begin = pass == 0 ? 0 : length;
             const int64 end = pass == 0 ? length : length + 1;
-            detail::flat_result& r = results[pass][side];
+            flat_result& r = results[pass][side];
             r.out.resize(size_of((end - begin) * f.query_heads * f.output_width));
             r.lse.resize(size_of((end - begin) * f.query_heads));
             cache.reserve(sequence, end - begin);
@@ -434,15 +357,15 @@ TEST_CASE("NaN and infinities come out where the host has them: of a step of man
         for (int pass = 0; pass < 2; ++pass) {
           CAPTURE(pass);
           const auto& [of_device, of_host] = results[pass];
-          CHECK(detail::same_classes(of_device.out, of_host.out));
-          CHECK(detail::same_classes(of_device.lse, of_host.lse));
+          CHECK(same_classes(of_device.out, of_host.out));
+          CHECK(same_classes(of_device.lse, of_host.lse));
           // An infinite key can leave nothing but rows without weight.
           const bool shows = kind == 0 || (part == 1 && !f.is_latent);
-          if (shows) CHECK_FALSE(detail::all_finite(of_device.out));
+          if (shows) CHECK_FALSE(all_finite(of_device.out));
         }
         const std::vector<float>& many = results[0][0].out;
         const auto seen = static_cast<std::ptrdiff_t>(at * f.query_heads * f.output_width);
-        CHECK(detail::all_finite({many.begin(), many.begin() + seen}));
+        CHECK(all_finite({many.begin(), many.begin() + seen}));
       }
     }
   }

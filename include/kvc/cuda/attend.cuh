@@ -119,15 +119,12 @@ KVC_KERNEL void __launch_bounds__(merge_threads)
   if (lse != nullptr && team.rank() == 0 && begin == 0) lse[item] = total == 0 ? minus_infinity : m + log_of(total);
 }
 
-/// Queries of a block with products of bytes, for steps that take blocks of so many in bf16.
-template <class Spec, int Queries>
-inline constexpr int byte_queries = Queries == attend_shape<Spec>::few ? 16 : 32;
-
 /// Whether queries are attended with products of bytes, by code for sm_90a.
 template <class Spec>
 constexpr bool takes_bytes(const device_limits& device) {
   if constexpr (byte_shape<Spec>::exists) {
-    return device.has_warpgroups && byte_block<Spec, float, 32>::bytes + 2048 <= device.shared_bytes;
+    using largest = byte_block<Spec, float, 16>;  // has more teams than those of more queries
+    return device.has_warpgroups && largest::bytes + 2048 <= device.shared_bytes;
   }
   return false;
 }
@@ -135,23 +132,26 @@ constexpr bool takes_bytes(const device_limits& device) {
 template <class Spec, class T, int Queries>
 status launch_attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds,
                      const attend_plan& plan, int slot, rows_view<const T> q, const attend_params& params,
-                     const attend_results& results, cudaStream_t stream, const device_limits& device = {}) {
-  const int64 blocks = static_cast<int64>(bounds.sequences) * view.model.stored_heads();
-  const auto grid = [&](int query_blocks) {
-    return dim3(static_cast<unsigned>(blocks * query_blocks), static_cast<unsigned>(plan.splits));
-  };
-  if constexpr (byte_shape<Spec>::exists) {
-    constexpr int few = byte_queries<Spec, Queries>;
-    using block = byte_block<Spec, T, few>;
-    if (takes_bytes<Spec>(device) && !params.fp32_products && has_bytes_code<Spec, T, few>()) {
-      const int query_blocks = plan.query_blocks * (Queries / few);
-      return launch(attend_bytes_kernel<Spec, T, few>, grid(query_blocks), block::threads, block::bytes, stream,
-                    "attend", view, step, bounds, slot, query_blocks, q, params, results);
-    }
-  }
-  return launch(attend_kernel<Spec, T, Queries>, grid(plan.query_blocks), attend_shape<Spec>::threads,
+                     const attend_results& results, cudaStream_t stream) {
+  const int64 blocks = static_cast<int64>(bounds.sequences) * view.model.stored_heads() * plan.query_blocks;
+  return launch(attend_kernel<Spec, T, Queries>,
+                dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(plan.splits)), attend_shape<Spec>::threads,
                 attend_layout<Spec, Queries>::bytes, stream, "attend", view, step, bounds, slot, plan.query_blocks, q,
                 params, results);
+}
+
+/// The same with products of bytes. Answers unsupported where it was compiled without their code.
+template <class Spec, class T, int Queries>
+status launch_bytes(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds,
+                    const attend_plan& plan, int slot, rows_view<const T> q, const attend_params& params,
+                    const attend_results& results, cudaStream_t stream) {
+  using block = byte_block<Spec, T, Queries>;
+  if (!has_bytes_code<Spec, T, Queries>()) return status::unsupported;
+  const int query_blocks = static_cast<int>(ceil_div<int64>(bounds.max_rows * view.model.group(), Queries));
+  return launch(attend_bytes_kernel<Spec, T, Queries>,
+                dim3(static_cast<unsigned>(bounds.sequences * query_blocks), static_cast<unsigned>(plan.splits)),
+                block::threads, block::bytes, stream, "attend", view, step, bounds, slot, query_blocks, q, params,
+                results);
 }
 
 }  // namespace detail
@@ -197,14 +197,26 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
   const int64 items = bounds.total_rows * view.model.query_heads;
   float* partial_o = static_cast<float*>(workspace);
   const detail::attend_results results{partial_o, partial_o + items * plan.splits * shape::value_pitch, out, lse};
-  const auto launch = [&]<int Queries>() {
-    return detail::launch_attend<Spec, T, Queries>(view, step, present, plan, slot, q, params, results, stream, device);
-  };
   status launched = status::unsupported;
-  if (plan.queries == shape::few) {
-    launched = launch.template operator()<shape::few>();
-  } else {
-    launched = launch.template operator()<shape::many>();
+  if constexpr (detail::byte_shape<Spec>::exists) {
+    const auto launch = [&]<int Queries>() {
+      return detail::launch_bytes<Spec, T, Queries>(view, step, present, plan, slot, q, params, results, stream);
+    };
+    if (detail::takes_bytes<Spec>(device) && !params.fp32_products) {
+      const int queries = shape::byte_queries(bounds.max_rows * view.model.group());
+      if (queries == 16) launched = launch.template operator()<16>();
+      if (queries == 32) launched = launch.template operator()<32>();
+      if constexpr (shape::most_byte_queries > 32) {
+        if (queries > 32) launched = launch.template operator()<shape::most_byte_queries>();
+      }
+    }
+  }
+  if (launched == status::unsupported) {
+    const auto launch = [&]<int Queries>() {
+      return detail::launch_attend<Spec, T, Queries>(view, step, present, plan, slot, q, params, results, stream);
+    };
+    launched = plan.queries == shape::few ? launch.template operator()<shape::few>()
+                                          : launch.template operator()<shape::many>();
   }
   if (launched != status::ok || detail::is_direct<Spec>(plan.splits)) return launched;
   return detail::launch(detail::merge_kernel<Spec>, dim3(static_cast<unsigned>(items), detail::merge_slices<Spec>),

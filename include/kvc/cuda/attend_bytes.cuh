@@ -52,11 +52,10 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   const int seen_end = static_cast<int>(all.end);
 
   sums o = {};
-  float m[own];               // the unit of the team's sums, as its log 2
-  float constants[own] = {};  // sums of weights times constant lane / 4 of their rows: middles, and the fifth is one
-  eight_sums eights = {};
+  scale_units unit;
 #pragma unroll
-  for (int j = 0; j < own; ++j) m[j] = lowest;
+  for (int g = 0; g < latent::groups; ++g) unit[g] = no_unit;
+  for (int i = lane(); i < fields * queries; i += 32) result(warp_index, 0)[i] = i < queries ? lowest : 0.0f;
   float* tops = reinterpret_cast<float*>(team_memory() + tops_at);
   float* own_tops = tops + top_query() * team_warps + warp();
   uint32* scale_tops = reinterpret_cast<uint32*>(team_memory() + scale_tops_at);
@@ -64,13 +63,15 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
 
   // Matrices are loaded by rows: of scores, two blocks of rows of two chunks; of values, four blocks of rows.
   const int score_offset = (warp() * 16 + lane() % 16) * pitch + lane() / 16 * 16;
-  const int value_offset = lane() * pitch + (splits_nibbles ? warp() : warp() / 2) * 16;
+  const int value_offset =
+      lane() * pitch + warp() % 4 / (splits_nibbles ? 1 : 2) * 16 + team_group() * value_products * 32;
 
-  wait_copies<stages - 2>();
-  __syncthreads();  // the queries are there, and the first tile
+  __syncthreads();  // the queries are there
   int current = 0;
 #pragma unroll 1
   for (; !c.is_end(); tiles::skip(spans, c, teams)) {
+    wait_copies<stages - 2>();
+    __syncwarp();  // the warp's rows are there
     const byte* staged = stage(current);
     const bool whole = c.begin >= seen_begin && c.begin + rows <= seen_end && c.is_whole();
     row_scales scale;
@@ -122,105 +123,63 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
     }
     put_tops(s, own_tops);
     team_sync();  // the maxima are there; weights and the oldest stage are free
-    const typename tiles::copies asked = prepare(current == 0 ? stages - 1 : current - 1);
+    const typename tiles::copies asked = prepare((current + stages - 1) % stages);
+    if constexpr (!asks_while_summing) ask(asked);
 
-    float part[own];  // what this tile's weights are worth
-    float next_m[own];
-    bool runs_away = false;
+    float m[own];
+    float top[own];
+    bool grows = false;
 #pragma unroll
     for (int j = 0; j < own; ++j) {
-      const float4 x = *reinterpret_cast<const float4*>(tops + query_of(j) * team_warps);
-      const float top = fmaxf(fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)), lowest);
-      // What is summed is in units of 2^m, which need not be the maximum: they follow it where it runs away.
-      const bool runs = top > m[j] + 20;
-      runs_away |= runs;
-      next_m[j] = runs ? top : m[j];
-      part[j] = exp2_of(top - next_m[j]);
-      s[0][j] = exp2_of(s[0][j] - top);
-      s[1][j] = exp2_of(s[1][j] - top);
-    }
-    if (__any_sync(~0u, runs_away)) {
-      float factor[own];
-#pragma unroll
-      for (int j = 0; j < own; ++j) {
-        factor[j] = exp2_of(m[j] - next_m[j]);
-        m[j] = next_m[j];
-        constants[j] *= factor[j];
-#pragma unroll
-        for (int p = 0; p < value_products; ++p) {
-          o[p][product_at(0, j)] *= factor[j];
-          o[p][product_at(1, j)] *= factor[j];
-        }
+      if (j % 2 == 0) {
+        const float2 of_both = *reinterpret_cast<const float2*>(result(warp_index, field_m) + query_of(j));
+        m[j] = of_both.x;
+        m[j + 1] = of_both.y;
       }
+      top[j] = lowest;
 #pragma unroll
-      for (int j = 0; j < columns; ++j) {
-        const float f = factor[stored_query(j)];
-        const float of_odd = factor[stored_query_of_odd(j)];
-#pragma unroll
-        for (int g = 0; g < latent::groups; ++g) eights[g][j] *= lane() & 4 ? of_odd : f;
+      for (int w = 0; w < team_warps; w += 4) {
+        const float4 x = *reinterpret_cast<const float4*>(tops + query_of(j) * team_warps + w);
+        top[j] = fmaxf(top[j], fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
       }
+      grows |= top[j] > m[j] + (largest_weight + growth);
     }
-    float weight_scale[latent::groups];
-    put_weights(s, scale, scale_tops, part, weights, weight_scale, eights);
-    const uint32 mirrored[4] = {transpose(row_constants[0]), transpose(row_constants[2]), transpose(row_constants[1]),
-                                transpose(row_constants[3])};
+    uint32 largest_scales[scale_pitch];
+    load_scale_tops(scale_tops, largest_scales);
 #pragma unroll
-    for (int j = 0; j < own; j += 2) {
-      float sum[4] = {};  // of constants' bf16, and of what that leaves
-      multiply_add(sum, mirrored, transpose(pack_bf16(s[0][j], s[0][j + 1])),
-                   transpose(pack_bf16(s[1][j], s[1][j + 1])));
-      constants[j] += part[j] * (sum[0] + sum[2]);
-      constants[j + 1] += part[j + 1] * (sum[1] + sum[3]);
+    for (int g = 0; g < latent::groups; ++g) grows |= __uint_as_float(largest_scales[g]) * unit[g] >= largest_ratio;
+    if (__any_sync(~0u, grows)) follow(top, scale_tops, unit, m, o);
+#pragma unroll
+    for (int j = 0; j < own; ++j) {
+      s[0][j] = exp2_of(s[0][j] - m[j]);
+      s[1][j] = exp2_of(s[1][j] - m[j]);
     }
-    wait_copies<0>();
+    put_weights(s, scale, unit, weights);
+    add_offsets(s, row_constants);
     publish_operands();
-    team_sync();  // the weights are there, and the next tile; maxima were read
-    accumulate(staged + value_offset, weights, part, weight_scale, asked, o);
-    commit_copies();
+    team_sync();  // the weights are there, and all rows; maxima were read
+    accumulate(staged + value_offset, weights, asked, o);
+    if constexpr (asks_while_summing) commit_copies();
     current = current + 1 == stages ? 0 : current + 1;
   }
-  finish(split, splits, m, constants, eights, o, results);
+  finish(split, splits, unit, o, results);
 }
 
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, const float (&m)[own],
-                                                     const float (&constants)[own], const eight_sums& eights,
-                                                     const sums& o, const attend_results& results) const {
+__device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, const scale_units& unit, const sums& o,
+                                                     const attend_results& results) const {
   constexpr float ln2 = 0.693147181f;
   const int64 first_row = step.row_indptr[index];
-  float of_eights[latent::groups][columns];
-#pragma unroll
-  for (int g = 0; g < latent::groups; ++g) {
-#pragma unroll
-    for (int j = 0; j < columns; ++j) {
-      const float x = eights[g][j] + __shfl_xor_sync(~0u, eights[g][j], 8);
-      of_eights[g][j] = x + __shfl_xor_sync(~0u, x, 16);
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < own; ++j) {
-    float* to = result(warp_index, query_of(j));
-    const bool is_of_odd = j / 2 % 2 == 1;  // lanes have its eights
-    const int at = j / 4 * 2 + (is_of_odd ? 1 - j % 2 : j % 2);
-    float x = constants[j];
-#pragma unroll
-    for (int g = 0; g < latent::groups; ++g) {
-      const float eight = __shfl_sync(~0u, of_eights[g][at], lane() % 4 + (is_of_odd ? 4 : 0));
-      if (lane() / 4 == g) x -= eight * (8 / down);
-    }
-    if (lane() < 4) to[0] = m[j] == lowest ? -infinity() : m[j];
-    if (lane() / 4 == 4) to[1] = x;
-    if (lane() / 4 < latent::groups) to[2 + lane() / 4] = x;
-  }
+  wait_copies<0>();
   all_sync();  // results are there, stages are free
 
   // Shares in units of the largest maximum; who has no rows has none.
   const auto largest = [&](int n) {
-    float top = result(0, n)[0];
-    for (int t = 1; t < teams; ++t) top = fmaxf(top, result(t * team_warps, n)[0]);
+    float top = result(0, field_m)[n];
+    for (int t = 1; t < teams; ++t) top = fmaxf(top, result(t * team_warps, field_m)[n]);
     return top;
   };
-  const auto share_of = [](float m, float top) { return m == top ? 1.0f : exp2_of(m - top); };
+  const auto share_of = [](float m, float top) { return m == lowest ? 0.0f : exp2_of(m - top); };
   const bool direct = is_direct<Spec>(splits);
   if (static_cast<int>(threadIdx.x) < count) {  // what an output takes, but for the sums
     const int n = static_cast<int>(threadIdx.x);
@@ -228,22 +187,21 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
     const int query_head = (query + n) % group();
     const int64 at = (row * view.model.query_heads + query_head) * splits + split;
     const float top = largest(n);
-    softmax_state state{top * ln2, 0};
+    softmax_state state{top == lowest ? -infinity() : top * ln2, 0};
     output_of& of = outputs()[n];
-    float middles[latent::groups] = {};
+    float offsets[latent::groups] = {};
 #pragma unroll
     for (int t = 0; t < teams; ++t) {
-      const float share = share_of(result(t * team_warps, n)[0], top);
+      const float share = share_of(result(t * team_warps, field_m)[n], top);
 #pragma unroll
-      for (int w = 0; w < team_warps; ++w) {
-        const float* from = result(t * team_warps + w, n);
-        state.l += from[1] * share;
+      for (int w = t * team_warps; w < (t + 1) * team_warps; ++w) {
+        state.l += result(w, field_l)[n] * share;
 #pragma unroll
-        for (int g = 0; g < latent::groups; ++g) middles[g] += from[2 + g] * share;
+        for (int g = 0; g < latent::groups; ++g) offsets[g] += result(w, field_offsets + g)[n] * share;
       }
     }
 #pragma unroll
-    for (int g = 0; g < latent::groups; ++g) of.middles[g] = middles[g];
+    for (int g = 0; g < latent::groups; ++g) of.offsets[g] = offsets[g];
     of.to = results.o + at * attend_shape<Spec>::value_pitch;
     of.factor = 1;
     if (direct) {  // no other split, and the stored space is the model's
@@ -259,26 +217,26 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
   }
   float* total = reinterpret_cast<float*>(shared + team_at);
   float* own_total = total + team() * queries * sum_pitch;
+  scale_units of_group;
+#pragma unroll
+  for (int g = 0; g < latent::groups; ++g)
+    of_group[g] = unit[g] == no_unit ? 0.0f : inverse_power(unit[g]) * sum_unit;
 #pragma unroll
   for (int j = 0; j < own; ++j) {
     const int n = query_of(j);
-    const float share = (m[j] == lowest ? 0.0f : share_of(m[j], largest(n))) / down;
-    const float of_high = share / 16;
-    float* to = own_total + n * sum_pitch + lane() / 4 * 4;
+    const float share = share_of(result(warp_index, field_m)[n], largest(n));
+    float* to = own_total + n * sum_pitch + team_group() * value_products * 64 + lane() / 4 * 4;
 #pragma unroll
-    for (int p = 0; p < value_products; ++p) {
-      const float x = o[p][product_at(0, j)];
-      const float y = o[p][product_at(1, j)];
+    for (int p = 0; p < value_products; p += fed_products) {
+      const float of_even = share * of_product_group(p, of_group);
+      const float of_odd = of_even / 16;
+      const float x = o[p][product_at(0, j)] * of_even;
+      const float y = o[p][product_at(1, j)] * of_odd;
       if constexpr (splits_nibbles) {
-        const float next_x = o[p | 1][product_at(0, j)];
-        const float next_y = o[p | 1][product_at(1, j)];
-        if (p % 2 == 0) {
-          *reinterpret_cast<float4*>(to + (p / 2 * 4 + warp()) * 32) =
-              make_float4(x * share, next_x * of_high, y * share, next_y * of_high);
-        }
+        *reinterpret_cast<float4*>(to + (p * 2 + warp() % 4) * 32) =
+            make_float4(x, y, o[p + 1][product_at(0, j)] * of_even, o[p + 1][product_at(1, j)] * of_odd);
       } else {
-        *reinterpret_cast<float2*>(to + (p * 2 + warp() / 2) * 32 + warp() % 2 * 2) =
-            make_float2(x * share, y * of_high);
+        *reinterpret_cast<float2*>(to + (p * 2 + warp() % 4 / 2) * 32 + warp() % 2 * 2) = make_float2(x, y);
       }
     }
   }
@@ -289,8 +247,8 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
     const int n = i / quads;
     const int channel = i % quads * 4;
     const output_of& of = outputs()[n];
-    const float middle = of.middles[channel / (32 * latent::group_chunks)];
-    float4 x = make_float4(middle, middle, middle, middle);
+    const float offset = of.offsets[channel / (32 * latent::group_chunks)];
+    float4 x = make_float4(offset, offset, offset, offset);
 #pragma unroll
     for (int t = 0; t < teams; ++t) {
       const float4 y = *reinterpret_cast<const float4*>(total + (t * queries + n) * sum_pitch + channel);

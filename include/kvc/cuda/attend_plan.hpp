@@ -51,6 +51,13 @@ struct attend_shape {
   static constexpr int many = value_pitch * limbs > 256 ? 32 : 64;
   static constexpr int block_queries(int64 queries) { return queries <= few ? few : many; }
 
+  /// The same where latents in 4-bit codes meet queries in bytes (byte_block.cuh). With 64 of them, two warpgroups
+  /// share the channels.
+  static constexpr int most_byte_queries = is_latent && first::width % 256 == 0 ? 64 : 32;
+  static constexpr int byte_queries(int64 queries) {
+    return queries <= 16 ? 16 : queries <= 32 ? 32 : most_byte_queries;
+  }
+
   /// Blocks of few queries that a multiprocessor holds at a time, about: what splits aim to fill.
   static constexpr int blocks = tile_pitch * limbs > 256 ? 1 : !first::is_deferred ? 5 : turning<first>::exists ? 4 : 3;
 
@@ -88,7 +95,9 @@ constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds&
   const int64 queries = bounds.max_rows * model.group();
   plan.queries = shape::block_queries(queries);
   plan.query_blocks = static_cast<int>(ceil_div<int64>(max_of<int64>(queries, 1), plan.queries));
-  const int64 blocks = static_cast<int64>(bounds.sequences) * model.stored_heads() * plan.query_blocks;
+  const int64 query_blocks =
+      device.has_warpgroups ? ceil_div<int64>(queries, shape::byte_queries(queries)) : plan.query_blocks;
+  const int64 blocks = bounds.sequences * model.stored_heads() * (shape::is_latent ? query_blocks : plan.query_blocks);
   const int64 tiles = ceil_div<int64>(bounds.max_length, shape::tile_rows);
   const int64 at_once = shape::blocks * device.multiprocessors;
   int64 wanted = max_of<int64>(1, at_once / max_of<int64>(blocks, 1));

@@ -5,25 +5,24 @@
 #include "kvc/cuda/byte_rows.cuh"
 #include "kvc/cuda/warpgroup.cuh"
 
-// Attention over a latent in codes of 4 bits with products of bytes: codes become operands by a mask, at twice the rate
-// and half the space of bf16.
+// Attention over a latent in codes of 4 bits that become operands by a mask: bytes for the scores, fp16 for the sums.
 //
 //   scores   S [rows][queries]     = U [rows][channels] Q^T        rows or channels on the side of 64,
 //   sums     O [channels][queries] += U^T [channels][rows] W       queries on the other: none is padded
 //
-// U are the codes u of rows = scale (u - 8) + middle, with constants per row t and group g of channels. Queries are
-// rounded to 8 bits per stream, weights times scales to 8 bits per tile and group:
+// U are the codes u of rows = scale u + offset, with constants per row t and group g of channels. Queries are rounded
+// to 8 bits per stream, weights times scales to fp16:
 //
-//   S[t] = sum_g scale[t][g] <q8, u_tg - 8> q_scale + middle[t][g] sum(q_g)
-//   O_g += w_scale sum_t w8[t] (u_tg - 8) + sum_t p_t middle[t][g]        w8 = round(p_t scale[t][g] / w_scale)
+//   S[t] = sum_g scale[t][g] (<q8, u_tg - 8> q_scale + 8 sum(q_g)) + offset[t][g] sum(q_g)
+//   O_g += sum_t w[t][g] u_tg + sum_t p_t offset[t][g]                    w = fp16(p_t scale[t][g])
 //
-// Weights are rounded up or down by thresholds whose mean is one half: beside a large weight, many small ones would
-// vanish if they were rounded to nearest.
+// The bits of a code are those of a denormal fp16 number: nothing is converted, and sums stay in the registers of the
+// products over all tiles.
 //
-// A block is made of teams of four warps. A team walks over its own tiles, for itself: while one waits, the others
-// issue. Codes go from shared memory through registers, where they are unpacked, into products of the whole team, which
-// read queries and weights from shared memory once. In a tile each warp scores the 16 rows that it copied, and sums its
-// share of the channels over all rows.
+// A block is made of teams of one or two warpgroups. A team walks over its own tiles, for itself: while one waits, the
+// others issue. Codes go from shared memory through registers, where they are unpacked, into products of a warpgroup,
+// which read queries and weights from shared memory once. In a tile each warp scores the 16 rows that it copied, and
+// sums its share of the channels over all rows.
 
 namespace kvc::inline v0_1::cuda::detail {
 
@@ -36,10 +35,11 @@ struct byte_block {
   using key = typename shape::key;
 
   static constexpr int queries = Queries;
-  static constexpr int columns = queries / 8;  ///< of products, in blocks of 8
-  static constexpr int own = 2 * columns;      ///< queries of a thread: query_of
-  static constexpr int team_warps = 4;
-  static constexpr int teams = queries == 16 ? 3 : 2;  // as many as leave a thread the registers that it needs
+  static constexpr int columns = queries / 8;               ///< of products, in blocks of 8
+  static constexpr int own = 2 * columns;                   ///< queries of a thread: query_of
+  static constexpr int team_groups = queries > 32 ? 2 : 1;  ///< warpgroups that share rows, and channels
+  static constexpr int team_warps = 4 * team_groups;
+  static constexpr int teams = queries == 16 ? 3 : queries == 32 ? 2 : 1;  // that leave a thread its registers
   static constexpr int warps = teams * team_warps;
   static constexpr int team_threads = 32 * team_warps;
   static constexpr int threads = 32 * warps;
@@ -48,42 +48,48 @@ struct byte_block {
   static constexpr int groups = latent::groups + key::groups;
   static_assert(queries % 16 == 0);
 
-  /// A product of sums has 64 channels. Where groups allow it, a warp's 16 of two products are the low and the high
-  /// nibbles of the same bytes; else they are both nibbles of every other byte.
+  /// A product of sums has 64 channels. Where groups allow it, a warp's 16 of two products are those of the same words;
+  /// else they are every other byte's.
   static constexpr bool splits_nibbles = latent::group_chunks % 4 == 0 && latent::chunks % 4 == 0;
-  static constexpr int value_products = latent::chunks / 2;
+  static constexpr int value_products = latent::chunks / 2 / team_groups;  ///< of a warpgroup
+  static constexpr int fed_products = splits_nibbles ? 2 : 1;              ///< by a load of 32 channels
+  static_assert(latent::chunks / 2 % (team_groups * fed_products) == 0);
+  /// Of product p of the block.
   KVC_HD static constexpr int group_of_product(int p) {
-    return (splits_nibbles ? p / 2 * 4 : p * 2) / latent::group_chunks;
+    return p / fed_products * fed_products * 2 / latent::group_chunks;
   }
 
   // Shared memory of a team: stages, weights, and maxima.
-  static constexpr int operand_bytes = 32 * queries;              ///< of 32 deep
-  static constexpr int weight_bytes = rows / 32 * operand_bytes;  ///< of a group
+  static constexpr int operand_bytes = 32 * queries;              ///< of 32 channels in bytes, of 16 rows in fp16
+  static constexpr int weight_bytes = rows / 16 * operand_bytes;  ///< of a group
   static constexpr int scale_pitch = 4;
-  static constexpr int stages = 3;  ///< one is summed, one scored next, one on its way
+  /// One is summed, one scored next, one on its way; a tile of two warpgroups takes long enough to arrive meanwhile.
+  static constexpr int stages = team_groups == 1 ? 3 : 2;
   using tiles = byte_tiles<Spec, team_warps, stages>;
   using cursor = typename tiles::cursor;
   static constexpr int pitch = tiles::pitch;
-  static constexpr int weights_at = round_up(tiles::bytes, 128);              // [groups][rows / 32]{operand}
+  static constexpr int weights_at = round_up(tiles::bytes, 128);              // [groups][rows / 16]{operand}
   static constexpr int tops_at = weights_at + latent::groups * weight_bytes;  // [queries][warps]
   static constexpr int scale_tops_at = tops_at + queries * team_warps * 4;    // [warps][scale_pitch]
   static constexpr int team_bytes = round_up(scale_tops_at + team_warps * scale_pitch * 4, 128);
 
   // Shared memory of a block.
-  static constexpr int result_floats = 2 + latent::groups;
+  /// What a warp keeps of its rows, per query: the unit of its sums, and sums of weights times constants.
+  enum field { field_m, field_l, field_offsets };
+  static constexpr int fields = field_offsets + latent::groups;
   struct output_of {
     float* to;
     float factor;
-    float middles[latent::groups];
+    float offsets[latent::groups];
   };
   static constexpr int query_at = 0;                                  // [chunks]{operand}
-  static constexpr int start_at = query_at + chunks * operand_bytes;  // [groups][queries]: see fold_products
-  static constexpr int factor_at = start_at + groups * queries * 4;   // [queries / 16][8][4]{8 bytes of two queries}
+  static constexpr int start_at = query_at + chunks * operand_bytes;  // [groups][queries / 2]{both, twice}
+  static constexpr int factor_at = start_at + groups * queries * 8;   // [queries / 16][8][4]{8 bytes of two queries}
   static constexpr int unit_at = factor_at + queries / 16 * 512;      // [queries] of scores: the latent's query's
   static constexpr int ratio_at = unit_at + queries * 4;              // [queries]: the key's query's in such units
   static constexpr int visible_at = ratio_at + queries * 4;           // [queries]{sinks, newest: begin, end}
-  static constexpr int result_at = visible_at + queries * 16;         // [warps][queries]{m, l, middles}
-  static constexpr int output_at = round_up(result_at + warps * queries * result_floats * 4, 16);
+  static constexpr int result_at = visible_at + queries * 16;         // [warps][fields][queries]
+  static constexpr int output_at = round_up(result_at + warps * queries * fields * 4, 16);
   static constexpr int team_at = round_up(output_at + queries * static_cast<int>(sizeof(output_of)), 128);
   static constexpr int sum_pitch = first::width + 4;
   static constexpr int bytes = team_at + teams * max_of(team_bytes, queries* sum_pitch * 4);
@@ -95,13 +101,19 @@ struct byte_block {
   static_assert(bytes + (most_spans + 1) * sizeof(tile_span) <= device_limits{}.shared_bytes - 1024);
 
   // Integers below 2^24 are denormal floats, times 2^149: a product with a scale takes them as they are.
-  static constexpr float up = 0x1p80f;        ///< of scales
-  static constexpr float down = 0x1p-69f;     ///< the unit of what is summed with them
+  static constexpr float up = 0x1p80f;         ///< of scales
+  static constexpr float down = 0x1p-69f;      ///< the unit of scores with them
+  static constexpr float sum_unit = 0x1p-56f;  ///< of sums with them: codes are denormal fp16 numbers, times 2^24
   static constexpr int32 positive = 1 << 20;  ///< more than a group's scores: sums begin there, as none may be negative
   static_assert(latent::group_chunks * 32 * 127 * 15 < positive);
-  static_assert(rows * 255 * 15 * 16 < 1 << 24);
 
   static constexpr float lowest = -1e30f;  ///< below any score
+  // Weights times scales are fp16, and their largest 2^15 at most: a weight is 2^6 where its score is the maximum that
+  // m was set by, a scale 1 to 2 where it was its unit; both may grow by 2^4 before the units follow.
+  static constexpr float largest_weight = 6;  ///< as log 2
+  static constexpr float growth = 4;          ///< as log 2
+  static constexpr float largest_ratio = 32;  ///< of a scale to its unit
+  static constexpr float no_unit = 0x1p126f;  ///< before the first scale
 
   const cache_view<Spec>& view;
   const step_view& step;
@@ -119,6 +131,7 @@ struct byte_block {
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int team() const { return warp_index / team_warps; }
   __device__ int warp() const { return warp_index % team_warps; }
+  __device__ int team_group() const { return team_groups == 1 ? 0 : warp() / 4; }
   __device__ void team_sync() const {
 #if defined(KVC_LITERAL_BARRIERS)  // racecheck does not follow the numbers of barriers in registers
     if (team() == 0) {
@@ -159,8 +172,8 @@ struct byte_block {
   __device__ int4* visible() const {
     return reinterpret_cast<int4*>(shared + visible_at);
   }
-  __device__ float* result(int w, int n) const {
-    return reinterpret_cast<float*>(shared + result_at) + (w * queries + n) * result_floats;
+  __device__ float* result(int w, int f) const {
+    return reinterpret_cast<float*>(shared + result_at) + (w * fields + f) * queries;
   }
   __device__ output_of* outputs() const {
     return reinterpret_cast<output_of*>(shared + output_at);
@@ -176,18 +189,37 @@ struct byte_block {
   KVC_HD static constexpr int product_at(int i, int j) {
     return j / 2 * 4 + 2 * i + j % 2;
   }
-  /// Of which of its queries a thread stores the j-th weights: neighbouring lanes' rows share a word (put_weights).
-  KVC_HD static constexpr int stored_query(int j) {
-    return j / 2 * 4 + j % 2;
-  }
-  KVC_HD static constexpr int stored_query_of_odd(int j) {
-    return j / 2 * 4 + 3 - j % 2;
-  }
   using products = int32[4 * columns];
-  using scores = float[2][own];                       ///< [rows][queries]
-  using sums = float[value_products][4 * columns];    ///< of products, in units of down; high nibbles count 16
-  using row_scales = float[2][groups];                ///< of this thread's rows, times `up`
-  using eight_sums = float[latent::groups][columns];  ///< see put_weights
+  using scores = float[2][own];                     ///< [rows][queries]
+  using sums = float[value_products][4 * columns];  ///< of products; odd channels count 16
+  using row_scales = float[2][groups];              ///< of this thread's rows, times `up`
+  using scale_units = float[latent::groups];        ///< their inverses: powers of two
+
+  /// Of values per group, that of product p of the warpgroup; registers have no index.
+  __device__ float of_product_group(int p, const float (&of_group)[latent::groups]) const {
+    const int group = group_of_product(team_group() * value_products + p);
+    float x = of_group[0];
+#pragma unroll
+    for (int g = 1; g < latent::groups; ++g) x = group == g ? of_group[g] : x;
+    return x;
+  }
+  /// 1 / x of a power of two.
+  __device__ static float inverse_power(float x) {
+    return __uint_as_float((254u << 23) - __float_as_uint(x));
+  }
+  /// The team's largest scales of groups, once all warps have put theirs.
+  __device__ static void load_scale_tops(const uint32* scale_tops, uint32 (&largest)[scale_pitch]) {
+#pragma unroll
+    for (int w = 0; w < team_warps; ++w) {
+      const uint4 x = *reinterpret_cast<const uint4*>(scale_tops + w * scale_pitch);
+      largest[0] = w == 0 ? x.x : max_of(largest[0], x.x);
+      largest[1] = w == 0 ? x.y : max_of(largest[1], x.y);
+      largest[2] = w == 0 ? x.z : max_of(largest[2], x.z);
+      largest[3] = w == 0 ? x.w : max_of(largest[3], x.w);
+    }
+  }
+  /// Copies are asked for between other work, where a stage is free by then.
+  static constexpr bool asks_while_summing = stages > 2;
 
   /// Whether queries are folded in shared memory, and not stored as they are.
   static constexpr bool folds_in_rows =
@@ -217,21 +249,22 @@ struct byte_block {
   __device__ void fold_products(int g, const products& d, const row_scales& scale, scores& s) const;
   __device__ void add_constants(const row_scales& scale, const uint32 (&constants)[4], scores& s) const;
 
-  // byte_sums.cuh: maxima, weights in bytes, sums of this warp's channels.
+  // byte_sums.cuh: maxima, weights in fp16, sums of this warp's channels.
   __device__ static void put_tops(const scores& s, float* to);
   __device__ static int top_query();
+  static constexpr int top_queries = max_of(1, own / 8);  ///< that a lane has in the end
   __device__ uint32 put_scale_tops(const row_scales& scale, uint32* scale_tops) const;
-  __device__ void put_weights(const scores& s, const row_scales& scale, const uint32* scale_tops,
-                              const float (&part)[own], byte* weights, float (&weight_scale)[latent::groups],
-                              eight_sums& eights) const;
-  __device__ void accumulate(const byte* codes, const byte* weights, const float (&part)[own],
-                             const float (&weight_scale)[latent::groups], const typename tiles::copies& asked,
+  __device__ void follow(const float (&top)[own], const uint32* scale_tops, scale_units& unit, float (&m)[own],
+                         sums& o) const;
+  __device__ void put_weights(const scores& s, const row_scales& scale, const scale_units& unit, byte* weights) const;
+  __device__ void add_offsets(const scores& s, const uint32 (&constants)[4]) const;
+  __device__ void accumulate(const byte* codes, const byte* weights, const typename tiles::copies& asked,
                              sums& o) const;
 
   // attend_bytes.cuh: the walk over the tiles, and the end.
   __device__ void run(const rows_view<const T>& q, int split, int splits, const attend_results& results) const;
-  __device__ void finish(int split, int splits, const float (&m)[own], const float (&constants)[own],
-                         const eight_sums& eights, const sums& o, const attend_results& results) const;
+  __device__ void finish(int split, int splits, const scale_units& unit, const sums& o,
+                         const attend_results& results) const;
 };
 
 }  // namespace kvc::inline v0_1::cuda::detail

@@ -57,8 +57,9 @@ __device__ float byte_block<Spec, T, Queries>::put_query(const float* x, int n, 
     }
     sum8 = __reduce_add_sync(~0u, sum8);
     sum[g] = static_cast<float>(__reduce_add_sync(~0u, fine_sum)) * fine_unit;
-    if (lane() == 0) {
-      reinterpret_cast<int32*>(shared + start_at)[(Groups + g) * queries + n] = positive - 8 * sum8;
+    if (lane() < 2) {  // what scores of rows 0 to 7 and of rows 8 to 15 begin with: 8 for what rounding has changed
+      const int32 start = positive + __float2int_rn(8 * (sum[g] - static_cast<float>(sum8)));
+      reinterpret_cast<int32*>(shared + start_at)[(Groups + g) * 2 * queries + n / 2 * 4 + n % 2 + 2 * lane()] = start;
     }
   }
   return !is_finite_query ? quiet_nan() : is_used ? top * (1 / 127.0f) : 1.0f;
@@ -128,11 +129,12 @@ __device__ void byte_block<Spec, T, Queries>::fold(const loaded_queries& x) cons
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::put_visible() const {
   using tokens = typename Spec::tokens_policy;
-  if (lane() >= queries) return;
-  const visible_rows v =
-      kvc::visible_at(position(min_of(lane(), count - 1)), tokens::sinks, tokens::window, params.window);
-  visible()[lane()] = make_int4(static_cast<int>(v.sinks.begin), static_cast<int>(v.sinks.end),
-                                static_cast<int>(v.recent.begin), static_cast<int>(v.recent.end));
+  for (int n = lane(); n < queries; n += 32) {
+    const visible_rows v =
+        kvc::visible_at(position(min_of(n, count - 1)), tokens::sinks, tokens::window, params.window);
+    visible()[n] = make_int4(static_cast<int>(v.sinks.begin), static_cast<int>(v.sinks.end),
+                             static_cast<int>(v.recent.begin), static_cast<int>(v.recent.end));
+  }
 }
 
 }  // namespace kvc::inline v0_1::cuda::detail

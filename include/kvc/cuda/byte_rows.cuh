@@ -12,7 +12,7 @@
 
 namespace kvc::inline v0_1::cuda::detail {
 
-/// A stream of 4-bit codes per token: value = scale (code - 8) + middle.
+/// A stream of 4-bit codes per token: value = scale code + offset.
 template <class Codec, int Width>
 struct nibble_rows {
   static constexpr bool exists = false;
@@ -34,7 +34,7 @@ requires(Width % 32 == 0 &&
   KVC_HD static constexpr int group_begin(int g) { return g * group_chunks; }
   KVC_HD static constexpr int group_end(int g) { return min_of((g + 1) * group_chunks, chunks); }
 
-  /// {scale, middle} of a row's groups.
+  /// {scale, offset} of a row's groups.
   __device__ static void constants(const byte* at, float2 (&k)[groups]) {
     constexpr int align = min_of(16, group_bytes & -group_bytes);
     alignas(16) byte raw[group_bytes];
@@ -42,8 +42,8 @@ requires(Width % 32 == 0 &&
 #pragma unroll
     for (int g = 0; g < groups; ++g) {
       const quant::grid_constants c = codec::constants_of::load(raw + g * constant_bytes);
-      const float middle = Grid == quant::affine ? c.offset + 8 * c.scale : Grid == quant::midrise ? 0.5f * c.scale : 0;
-      k[g] = make_float2(c.scale, middle);
+      constexpr float middle = Grid == quant::midrise ? 7.5f : 8;  // where grids without an offset have zero
+      k[g] = make_float2(c.scale, Grid == quant::affine ? c.offset : -middle * c.scale);
     }
   }
 };

@@ -43,12 +43,13 @@ struct byte_batches {
 
 template <class Spec, class T, int Queries>
 struct byte_block<Spec, T, Queries>::score_state {
-  products d[2];      ///< of a group, and of the next
-  uint32 a[2][2][4];  ///< operands of a batch, and of the next
-  uint32 next[4];     ///< codes of the batch after those
+  static constexpr int buffers = queries > 32 ? 1 : 2;
+  products d[buffers];  ///< of a group, and of the next
+  uint32 a[2][2][4];    ///< operands of a batch, and of the next
+  uint32 next[4];       ///< codes of the batch after those
 };
 
-/// Scales of this thread's rows, and their constants {middles of groups 0 to 3, 1, the key's middles} as products take
+/// Scales of this thread's rows, and their constants {offsets of groups 0 to 3, 1, the key's offsets} as products take
 /// them: those of number 2 (lane % 4) and the next, as bf16 of both rows, then what that leaves of both.
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::load_constants(const byte* staged, row_scales& scale,
@@ -65,9 +66,9 @@ __device__ void byte_block<Spec, T, Queries>::load_constants(const byte* staged,
     for (int g = 0; g < latent::groups; ++g) scale[i][g] = of_latent[g].x * up;
 #pragma unroll
     for (int g = 0; g < key::groups; ++g) scale[i][latent::groups + g] = of_key[g].x * up;
-    const auto middle = [&](int g) { return g < latent::groups ? of_latent[min_of(g, latent::groups - 1)].y : 0.0f; };
-    float x = part == 0 ? middle(0) : middle(2);
-    float y = part == 0 ? middle(1) : middle(3);
+    const auto offset = [&](int g) { return g < latent::groups ? of_latent[min_of(g, latent::groups - 1)].y : 0.0f; };
+    float x = part == 0 ? offset(0) : offset(2);
+    float y = part == 0 ? offset(1) : offset(3);
     x = part >= 2 ? (part == 2 ? 1.0f : key::groups > 1 ? of_key[key::groups - 1].y : 0.0f) : x;
     y = part >= 2 ? (part == 2 ? of_key[0].y : 0.0f) : y;
     constants[i] = pack_bf16(x, y);
@@ -75,19 +76,14 @@ __device__ void byte_block<Spec, T, Queries>::load_constants(const byte* staged,
   }
 }
 
-/// s += scale x (products - 8 x the query's sum + positive).
+/// s += scale x products.
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::fold_products(int g, const products& d, const row_scales& scale,
                                                             scores& s) const {
-  const int2* starts = reinterpret_cast<const int2*>(shared + start_at) + g * (queries / 2) + lane() % 4;
 #pragma unroll
-  for (int j = 0; j < own; j += 2) {
-    const int2 start = starts[2 * j];
+  for (int j = 0; j < own; ++j) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      s[i][j] = multiply_add_integer(d[product_at(i, j)] + start.x, scale[i][g], s[i][j]);
-      s[i][j + 1] = multiply_add_integer(d[product_at(i, j + 1)] + start.y, scale[i][g], s[i][j + 1]);
-    }
+    for (int i = 0; i < 2; ++i) s[i][j] = multiply_add_integer(d[product_at(i, j)], scale[i][g], s[i][j]);
   }
 }
 
@@ -141,6 +137,18 @@ __device__ void byte_block<Spec, T, Queries>::issue_batch(const byte* codes, uin
     a[2] = w0 >> 4 & 0x0f0f0f0fu;
     a[3] = w1 >> 4 & 0x0f0f0f0fu;
   };
+  products& d = t.d[n % score_state::buffers];
+  if constexpr (begin == batches::begin(batches::group_at(n))) {
+    const int4* starts = reinterpret_cast<const int4*>(shared + start_at) + batches::group_at(n) * (queries / 2);
+#pragma unroll
+    for (int j = 0; j < columns; ++j) {
+      const int4 start = starts[4 * j + lane() % 4];
+      d[4 * j] = start.x;
+      d[4 * j + 1] = start.y;
+      d[4 * j + 2] = start.z;
+      d[4 * j + 3] = start.w;
+    }
+  }
   uint32(&a)[2][4] = t.a[Batch % 2];
   unpack(a[0], t.next[0], t.next[1]);
   unpack(a[1], t.next[2], t.next[3]);
@@ -148,11 +156,8 @@ __device__ void byte_block<Spec, T, Queries>::issue_batch(const byte* codes, uin
     load_settled_matrices(t.next, codes + 16 * batches::first_chunk(Batch + 1));
   }
   warpgroup_fence();
-  multiply_warpgroup<true, begin != batches::begin(batches::group_at(n))>(t.d[n % 2], a[0],
-                                                                          q + begin * operand_bytes / 16);
-  if constexpr (begin + 1 < end) {
-    multiply_warpgroup<true, true>(t.d[n % 2], a[1], q + (begin + 1) * operand_bytes / 16);
-  }
+  multiply_warpgroup(d, a[0], q + begin * operand_bytes / 16);
+  if constexpr (begin + 1 < end) multiply_warpgroup(d, a[1], q + (begin + 1) * operand_bytes / 16);
   warpgroup_commit();
 }
 
@@ -164,7 +169,7 @@ __device__ void byte_block<Spec, T, Queries>::take_batch(const row_scales& scale
   using batches = byte_batches<byte_block>;
   constexpr int n = batches::place_of(Batch);
   if constexpr (Batch + 1 == batches::before(n + 1)) {
-    fold_products(batches::group_at(n), t.d[n % 2], scale, s);
+    fold_products(batches::group_at(n), t.d[n % score_state::buffers], scale, s);
     if constexpr (n == key::groups - 1) add_constants(scale, constants, s);
   }
 }
@@ -174,9 +179,17 @@ template <int Batch>
 __device__ void byte_block<Spec, T, Queries>::score_from(const byte* codes, uint64 q, const row_scales& scale,
                                                          const uint32 (&constants)[4], score_state& t,
                                                          scores& s) const {
-  if constexpr (Batch < byte_batches<byte_block>::count) {
+  using batches = byte_batches<byte_block>;
+  if constexpr (Batch < batches::count) {
+    constexpr bool is_first = Batch == 0;
+    constexpr bool needs_products = !is_first && score_state::buffers == 1 &&
+                                    batches::place_of(Batch) != batches::place_of(is_first ? 0 : Batch - 1);
+    if constexpr (needs_products) {
+      warpgroup_wait<0>();
+      take_batch<Batch - 1>(scale, constants, t, s);
+    }
     issue_batch<Batch>(codes, q, t);
-    if constexpr (Batch > 0) {
+    if constexpr (!is_first && !needs_products) {
       warpgroup_wait<1>();
       take_batch<Batch - 1>(scale, constants, t, s);
     }

@@ -68,21 +68,25 @@ struct attend_words {
 /// With products of bytes.
 template <class Spec, int Queries>
 struct byte_words {
-  using block = byte_block<Spec, float, byte_queries<Spec, Queries>>;
+  using block = byte_block<Spec, float, Queries>;
   static constexpr text kernel = text("attend_bytes_kernel, ") + text(block::queries) + text(" queries x ") +
                                  text(block::rows) + text(" rows: codes as they lie; merge_kernel") +
                                  text(is_direct<Spec>(1) ? " where rows are split" : "");
 };
 
+template <class Spec>
+constexpr route_answer bytes_route(int64 queries) {
+  using shape = attend_shape<Spec>;
+  const char* why =
+      "products of bytes, where code for sm_90a was compiled (else attend_kernel): queries are rounded to 8 bits, "
+      "weights to fp16, scores and weights take scales and offsets";
+  if (shape::byte_queries(queries) == 16) return {status::ok, byte_words<Spec, 16>::kernel.c_str(), why};
+  if (shape::byte_queries(queries) == 32) return {status::ok, byte_words<Spec, 32>::kernel.c_str(), why};
+  return {status::ok, byte_words<Spec, shape::most_byte_queries>::kernel.c_str(), why};
+}
+
 template <class Spec, int Queries>
 constexpr route_answer attend_route(const device_limits& device) {
-  if constexpr (byte_shape<Spec>::exists) {
-    if (takes_bytes<Spec>(device)) {
-      return {status::ok, byte_words<Spec, Queries>::kernel.c_str(),
-              "products of bytes, where code for sm_90a was compiled (else attend_kernel): queries and weights are "
-              "rounded to 8 bits, sums and weights take scales and middles"};
-    }
-  }
   if (attend_layout<Spec, Queries>::bytes > device.shared_bytes) {
     return {status::unsupported, "none", "a tile of rows and its queries do not fit into the device's shared memory"};
   }
@@ -168,6 +172,9 @@ constexpr route_answer route(operation op, int64 queries = 1, const device_limit
       }
       return {status::ok, append::kernel.c_str(), append::why.c_str()};
     case operation::attend:
+      if constexpr (detail::byte_shape<Spec>::exists) {
+        if (detail::takes_bytes<Spec>(device)) return detail::bytes_route<Spec>(queries);
+      }
       if (shape::block_queries(queries) == shape::few) return detail::attend_route<Spec, shape::few>(device);
       return detail::attend_route<Spec, shape::many>(device);
     case operation::gather:

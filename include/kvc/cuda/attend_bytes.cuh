@@ -52,12 +52,12 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   const int seen_end = static_cast<int>(all.end);
 
   sums o = {};
+  offset_sums offsets = {};
   scale_units unit;
 #pragma unroll
   for (int g = 0; g < latent::groups; ++g) unit[g] = no_unit;
-  for (int i = lane(); i < fields * queries; i += 32) result(warp_index, 0)[i] = i < queries ? lowest : 0.0f;
+  for (int n = lane(); n < queries; n += 32) result(warp_index, field_m)[n] = lowest;
   float* tops = reinterpret_cast<float*>(team_memory() + tops_at);
-  float* own_tops = tops + top_query() * team_warps + warp();
   uint32* scale_tops = reinterpret_cast<uint32*>(team_memory() + scale_tops_at);
   byte* weights = team_memory() + weights_at;
 
@@ -76,100 +76,103 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
     const bool whole = c.begin >= seen_begin && c.begin + rows <= seen_end && c.is_whole();
     row_scales scale;
     uint32 row_constants[4];
-    load_constants(staged, scale, row_constants);
-    scores s;
-    score(staged + score_offset, scale, row_constants, s);
-    if (params.soft_cap > 0) {
-      const float to_exponent = 2 * 1.44269504f / params.soft_cap;
-      const float cap = params.soft_cap * 1.44269504f;
-      for (int i = 0; i < 2; ++i) {
-        for (int j = 0; j < own; ++j) {  // tanh x = 1 - 2 / (e^2x + 1)
-          s[i][j] = cap - 2 * cap * reciprocal_of(exp2_of(s[i][j] * to_exponent) + 1);
-        }
-      }
-    }
-    const auto hide_row = [&](int i) {  // its weights are zero or NaN, and it was anything
+    packed_weights p;
+    // Once more where weights outgrow their units: for the maxima, and with them.
+    for (bool wants_maxima = false;; wants_maxima = !wants_maxima) {
+      load_constants(staged, scale, row_constants);
+      scores s;
+      score(staged + score_offset, scale, row_constants, s);
+      float to_log2[own];
+      float m[own];
 #pragma unroll
-      for (int g = 0; g < latent::groups; ++g) scale[i][g] = 0;
-      row_constants[i] = lane() % 4 == 2 ? 0x3f80u : 0u;
-      row_constants[2 + i] = 0;
-    };
-    if (!whole) {
-      const int low = max_of(c.begin, c.range.begin);
-      const int high = min_of(c.begin + rows, c.range.end);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int t = c.begin + warp() * 16 + row_of(i);
-#pragma unroll
-        for (int j = 0; j < own; ++j) {
-          const int4 v = visible()[query_of(j)];
-          const bool sees = (t >= v.x && t < v.y) || (t >= v.z && t < v.w);
-          if (t < low || t >= high || !sees) s[i][j] = minus_infinity;
-        }
-        if (t < low || t >= high) hide_row(i);
-      }
-    }
-    // NaN is the largest scale. A row that has one is NaN for queries that see it, by its score; to others it must not
-    // matter.
-    if (put_scale_tops(scale, scale_tops) >= 0x7f800000u) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        bool is_finite_row = true;
-#pragma unroll
-        for (int g = 0; g < latent::groups; ++g) is_finite_row &= is_finite(scale[i][g]);
-        if (!is_finite_row) hide_row(i);
-      }
-      put_scale_tops(scale, scale_tops);
-    }
-    put_tops(s, own_tops);
-    team_sync();  // the maxima are there; weights and the oldest stage are free
-    const typename tiles::copies asked = prepare((current + stages - 1) % stages);
-    if constexpr (!asks_while_summing) ask(asked);
-
-    float m[own];
-    float top[own];
-    bool grows = false;
-#pragma unroll
-    for (int j = 0; j < own; ++j) {
-      if (j % 2 == 0) {
+      for (int j = 0; j < own; j += 2) {
+        const float2 u = *reinterpret_cast<const float2*>(units() + query_of(j));
         const float2 of_both = *reinterpret_cast<const float2*>(result(warp_index, field_m) + query_of(j));
-        m[j] = of_both.x;
-        m[j + 1] = of_both.y;
+        to_log2[j] = u.x, to_log2[j + 1] = u.y;
+        m[j] = of_both.x, m[j + 1] = of_both.y;
       }
-      top[j] = lowest;
-#pragma unroll
-      for (int w = 0; w < team_warps; w += 4) {
-        const float4 x = *reinterpret_cast<const float4*>(tops + query_of(j) * team_warps + w);
-        top[j] = fmaxf(top[j], fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
+      if (params.soft_cap > 0) {
+        const float to_exponent = 2 * 1.44269504f / params.soft_cap;
+        const float cap = params.soft_cap * 1.44269504f;
+        for (int j = 0; j < own; ++j) {  // tanh x = 1 - 2 / (e^2x + 1)
+          for (int i = 0; i < 2; ++i) {
+            s[i][j] = cap - 2 * cap * reciprocal_of(exp2_of(s[i][j] * to_log2[j] * to_exponent) + 1);
+          }
+          to_log2[j] = 1;
+        }
       }
-      grows |= top[j] > m[j] + (largest_weight + growth);
-    }
-    uint32 largest_scales[scale_pitch];
-    load_scale_tops(scale_tops, largest_scales);
+      const auto hide_row = [&](int i) {  // its weights are zero or NaN, and it was anything
 #pragma unroll
-    for (int g = 0; g < latent::groups; ++g) grows |= __uint_as_float(largest_scales[g]) * unit[g] >= largest_ratio;
-    if (__any_sync(~0u, grows)) follow(top, scale_tops, unit, m, o);
+        for (int g = 0; g < latent::groups; ++g) scale[i][g] = 0;
+        row_constants[i] = lane() % 4 == 2 ? 0x3f80u : 0u;
+        row_constants[2 + i] = 0;
+      };
+      if (!whole) {
+        const int low = max_of(c.begin, c.range.begin);
+        const int high = min_of(c.begin + rows, c.range.end);
 #pragma unroll
-    for (int j = 0; j < own; ++j) {
-      s[0][j] = exp2_of(s[0][j] - m[j]);
-      s[1][j] = exp2_of(s[1][j] - m[j]);
+        for (int i = 0; i < 2; ++i) {
+          const int t = c.begin + warp() * 16 + row_of(i);
+#pragma unroll
+          for (int j = 0; j < own; ++j) {
+            const int4 v = visible()[query_of(j)];
+            const bool sees = (t >= v.x && t < v.y) || (t >= v.z && t < v.w);
+            if (t < low || t >= high || !sees) s[i][j] = minus_infinity;
+          }
+          if (t < low || t >= high) hide_row(i);
+        }
+      }
+      // A row whose scale is not finite is NaN for queries that see it, by its score; to others it must not matter.
+      float scales[2] = {};
+#pragma unroll
+      for (int g = 0; g < latent::groups; ++g) scales[0] += scale[0][g], scales[1] += scale[1][g];
+      if (__any_sync(~0u, !is_finite(scales[0]) || !is_finite(scales[1]))) {
+        if (!is_finite(scales[0])) hide_row(0);
+        if (!is_finite(scales[1])) hide_row(1);
+      }
+      if (wants_maxima) {
+        put_scale_tops(scale, scale_tops);
+        put_tops(s, to_log2, tops + warp());
+        team_sync();
+        follow(tops, scale_tops, unit, m, offsets, o);
+        continue;
+      }
+      weigh(s, to_log2, m, p);
+      bool grows = have_grown(p);
+#pragma unroll
+      for (int g = 0; g < latent::groups; ++g) {
+        grows |= scale[0][g] * unit[g] >= largest_ratio || scale[1][g] * unit[g] >= largest_ratio;
+      }
+      if (!team_any(grows)) break;
     }
-    put_weights(s, scale, unit, weights);
-    add_offsets(s, row_constants);
+    // Weights and the oldest stage are free.
+    put_weights(p, scale, unit, weights);
+    add_offsets(p, row_constants, offsets);
     publish_operands();
-    team_sync();  // the weights are there, and all rows; maxima were read
-    accumulate(staged + value_offset, weights, asked, o);
-    if constexpr (asks_while_summing) commit_copies();
+    team_sync();  // the weights are there, and all rows
+    accumulate(stage(current) + value_offset, weights, prepare((current + stages - 1) % stages), o);
+    commit_copies();
     current = current + 1 == stages ? 0 : current + 1;
   }
-  finish(split, splits, unit, o, results);
+  finish(split, splits, unit, offsets, o, results);
 }
 
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, const scale_units& unit, const sums& o,
+__device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, const scale_units& unit,
+                                                     const offset_sums& offsets, const sums& o,
                                                      const attend_results& results) const {
   constexpr float ln2 = 0.693147181f;
   const int64 first_row = step.row_indptr[index];
+#pragma unroll
+  for (int k = 0; k < queries / 16; ++k) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int constant = lane() % 4 * 2 + e % 2;  // offsets of groups, then one
+      const int n = 16 * k + e / 2 * 8 + lane() / 4;
+      if (constant < latent::groups) result(warp_index, field_offsets + constant)[n] = offsets[k][e];
+      if (constant == 4) result(warp_index, field_l)[n] = offsets[k][e];
+    }
+  }
   wait_copies<0>();
   all_sync();  // results are there, stages are free
 
@@ -189,7 +192,7 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
     const float top = largest(n);
     softmax_state state{top == lowest ? -infinity() : top * ln2, 0};
     output_of& of = outputs()[n];
-    float offsets[latent::groups] = {};
+    float sum[latent::groups] = {};
 #pragma unroll
     for (int t = 0; t < teams; ++t) {
       const float share = share_of(result(t * team_warps, field_m)[n], top);
@@ -197,11 +200,11 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
       for (int w = t * team_warps; w < (t + 1) * team_warps; ++w) {
         state.l += result(w, field_l)[n] * share;
 #pragma unroll
-        for (int g = 0; g < latent::groups; ++g) offsets[g] += result(w, field_offsets + g)[n] * share;
+        for (int g = 0; g < latent::groups; ++g) sum[g] += result(w, field_offsets + g)[n] * share;
       }
     }
 #pragma unroll
-    for (int g = 0; g < latent::groups; ++g) of.offsets[g] = offsets[g];
+    for (int g = 0; g < latent::groups; ++g) of.offsets[g] = sum[g];
     of.to = results.o + at * attend_shape<Spec>::value_pitch;
     of.factor = 1;
     if (direct) {  // no other split, and the stored space is the model's
@@ -219,8 +222,7 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
   float* own_total = total + team() * queries * sum_pitch;
   scale_units of_group;
 #pragma unroll
-  for (int g = 0; g < latent::groups; ++g)
-    of_group[g] = unit[g] == no_unit ? 0.0f : inverse_power(unit[g]) * sum_unit;
+  for (int g = 0; g < latent::groups; ++g) of_group[g] = unit[g] == no_unit ? 0.0f : inverse_power(unit[g]) * sum_unit;
 #pragma unroll
   for (int j = 0; j < own; ++j) {
     const int n = query_of(j);

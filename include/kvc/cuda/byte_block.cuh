@@ -100,20 +100,30 @@ struct byte_block {
   static_assert(team_warps * fold_floats * 4 <= tiles::bytes);
   static_assert(bytes + (most_spans + 1) * sizeof(tile_span) <= device_limits{}.shared_bytes - 1024);
 
-  // Integers below 2^24 are denormal floats, times 2^149: a product with a scale takes them as they are.
-  static constexpr float up = 0x1p80f;         ///< of scales
-  static constexpr float down = 0x1p-69f;      ///< the unit of scores with them
-  static constexpr float sum_unit = 0x1p-56f;  ///< of sums with them: codes are denormal fp16 numbers, times 2^24
-  static constexpr int32 positive = 1 << 20;  ///< more than a group's scores: sums begin there, as none may be negative
-  static_assert(latent::group_chunks * 32 * 127 * 15 < positive);
+  // Integers below 2^24 are denormal floats, times 2^149: a product with a scale takes them as they are. In scores
+  // codes count 16 where there is room for it: to shift to the left is to multiply, and does not keep the masks' unit
+  // busy.
+  static constexpr int group_channels = 32 * max_of(latent::group_chunks, key::group_chunks);
+  static constexpr int code_unit = group_channels <= 256 ? 16 : 1;
+  static constexpr int32 largest_score = group_channels * 127 * 15 * code_unit;  ///< of a group, in integers
+  static constexpr int32 positive = [] {  ///< where their sums begin, as none may be negative
+    int32 power = 1;
+    while (power <= largest_score) power *= 2;
+    return power;
+  }();
+  static_assert(positive + largest_score < 1 << 24);
+  static constexpr float up = 0x1p80f / code_unit;  ///< of scales
+  static constexpr float down = 0x1p-69f;           ///< the unit of scores with them
+  static constexpr float sum_unit = 0x1p24f / up;   ///< of sums with them: codes are denormal fp16 numbers, times 2^24
 
   static constexpr float lowest = -1e30f;  ///< below any score
   // Weights times scales are fp16, and their largest 2^15 at most: a weight is 2^6 where its score is the maximum that
-  // m was set by, a scale 1 to 2 where it was its unit; both may grow by 2^4 before the units follow.
-  static constexpr float largest_weight = 6;  ///< as log 2
-  static constexpr float growth = 4;          ///< as log 2
-  static constexpr float largest_ratio = 32;  ///< of a scale to its unit
-  static constexpr float no_unit = 0x1p126f;  ///< before the first scale
+  // m was set by, a scale 1 to 2 where it was its unit; both may grow by 2^4 before the units follow. So tiles need not
+  // know their maxima: that something has grown is found in the weights, and is rare.
+  static constexpr float largest_weight = 6;      ///< as log 2
+  static constexpr uint32 grown_weight = 0x6400;  ///< fp16: 2^10
+  static constexpr float largest_ratio = 32;      ///< of a scale to its unit
+  static constexpr float no_unit = 0x1p126f;      ///< before the first scale
 
   const cache_view<Spec>& view;
   const step_view& step;
@@ -132,15 +142,37 @@ struct byte_block {
   __device__ int team() const { return warp_index / team_warps; }
   __device__ int warp() const { return warp_index % team_warps; }
   __device__ int team_group() const { return team_groups == 1 ? 0 : warp() / 4; }
-  __device__ void team_sync() const {
+  template <int Barrier>
+  __device__ static int any_at(bool said) {
+    int any;
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
+                 : "=r"(any)
+                 : "r"(static_cast<int>(said)), "n"(Barrier), "n"(team_threads)
+                 : "memory");
+    return any;
+  }
+  /// A barrier of the team: whether anyone says so.
+  __device__ bool team_any(bool said) const {
+    int any;
 #if defined(KVC_LITERAL_BARRIERS)  // racecheck does not follow the numbers of barriers in registers
     if (team() == 0) {
-      asm volatile("bar.sync 1, %0;" ::"n"(team_threads) : "memory");
+      any = any_at<1>(said);
     } else if (team() == 1) {
-      asm volatile("bar.sync 2, %0;" ::"n"(team_threads) : "memory");
+      any = any_at<2>(said);
     } else {
-      asm volatile("bar.sync 3, %0;" ::"n"(team_threads) : "memory");
+      any = any_at<3>(said);
     }
+#else
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
+                 : "=r"(any)
+                 : "r"(static_cast<int>(said)), "r"(team() + 1), "n"(team_threads)
+                 : "memory");
+#endif
+    return any != 0;
+  }
+  __device__ void team_sync() const {
+#if defined(KVC_LITERAL_BARRIERS)
+    team_any(false);
 #else
     asm volatile("bar.sync %0, %1;" ::"r"(team() + 1), "n"(team_threads) : "memory");
 #endif
@@ -194,6 +226,10 @@ struct byte_block {
   using sums = float[value_products][4 * columns];  ///< of products; odd channels count 16
   using row_scales = float[2][groups];              ///< of this thread's rows, times `up`
   using scale_units = float[latent::groups];        ///< their inverses: powers of two
+  using packed_weights = uint32[2][columns];        ///< [rows][pairs of queries], two 16-bit numbers each
+  /// What weights times constants add up to, as products have it: queries lane / 4 and + 8 of 16, by constants
+  /// 2 (lane % 4) and the next.
+  using offset_sums = float[queries / 16][4];
 
   /// Of values per group, that of product p of the warpgroup; registers have no index.
   __device__ float of_product_group(int p, const float (&of_group)[latent::groups]) const {
@@ -207,20 +243,6 @@ struct byte_block {
   __device__ static float inverse_power(float x) {
     return __uint_as_float((254u << 23) - __float_as_uint(x));
   }
-  /// The team's largest scales of groups, once all warps have put theirs.
-  __device__ static void load_scale_tops(const uint32* scale_tops, uint32 (&largest)[scale_pitch]) {
-#pragma unroll
-    for (int w = 0; w < team_warps; ++w) {
-      const uint4 x = *reinterpret_cast<const uint4*>(scale_tops + w * scale_pitch);
-      largest[0] = w == 0 ? x.x : max_of(largest[0], x.x);
-      largest[1] = w == 0 ? x.y : max_of(largest[1], x.y);
-      largest[2] = w == 0 ? x.z : max_of(largest[2], x.z);
-      largest[3] = w == 0 ? x.w : max_of(largest[3], x.w);
-    }
-  }
-  /// Copies are asked for between other work, where a stage is free by then.
-  static constexpr bool asks_while_summing = stages > 2;
-
   /// Whether queries are folded in shared memory, and not stored as they are.
   static constexpr bool folds_in_rows =
       !(transform<first>::stack::is_identity && transform<first>::dims_are_identity &&
@@ -250,20 +272,21 @@ struct byte_block {
   __device__ void add_constants(const row_scales& scale, const uint32 (&constants)[4], scores& s) const;
 
   // byte_sums.cuh: maxima, weights in fp16, sums of this warp's channels.
-  __device__ static void put_tops(const scores& s, float* to);
-  __device__ static int top_query();
-  static constexpr int top_queries = max_of(1, own / 8);  ///< that a lane has in the end
+  __device__ static void weigh(const scores& s, const float (&to_log2)[own], const float (&m)[own], packed_weights& p);
+  __device__ static bool have_grown(const packed_weights& p);
+  __device__ static void put_tops(const scores& s, const float (&to_log2)[own], float* tops);
   __device__ uint32 put_scale_tops(const row_scales& scale, uint32* scale_tops) const;
-  __device__ void follow(const float (&top)[own], const uint32* scale_tops, scale_units& unit, float (&m)[own],
-                         sums& o) const;
-  __device__ void put_weights(const scores& s, const row_scales& scale, const scale_units& unit, byte* weights) const;
-  __device__ void add_offsets(const scores& s, const uint32 (&constants)[4]) const;
+  __device__ void follow(const float* tops, const uint32* scale_tops, scale_units& unit, float (&m)[own],
+                         offset_sums& offsets, sums& o) const;
+  __device__ void put_weights(const packed_weights& p, const row_scales& scale, const scale_units& unit,
+                              byte* weights) const;
+  __device__ static void add_offsets(const packed_weights& p, const uint32 (&constants)[4], offset_sums& offsets);
   __device__ void accumulate(const byte* codes, const byte* weights, const typename tiles::copies& asked,
                              sums& o) const;
 
   // attend_bytes.cuh: the walk over the tiles, and the end.
   __device__ void run(const rows_view<const T>& q, int split, int splits, const attend_results& results) const;
-  __device__ void finish(int split, int splits, const scale_units& unit, const sums& o,
+  __device__ void finish(int split, int splits, const scale_units& unit, const offset_sums& offsets, const sums& o,
                          const attend_results& results) const;
 };
 

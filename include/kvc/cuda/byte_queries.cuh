@@ -58,7 +58,7 @@ __device__ float byte_block<Spec, T, Queries>::put_query(const float* x, int n, 
     sum8 = __reduce_add_sync(~0u, sum8);
     sum[g] = static_cast<float>(__reduce_add_sync(~0u, fine_sum)) * fine_unit;
     if (lane() < 2) {  // what scores of rows 0 to 7 and of rows 8 to 15 begin with: 8 for what rounding has changed
-      const int32 start = positive + __float2int_rn(8 * (sum[g] - static_cast<float>(sum8)));
+      const int32 start = positive + __float2int_rn(8 * code_unit * (sum[g] - static_cast<float>(sum8)));
       reinterpret_cast<int32*>(shared + start_at)[(Groups + g) * 2 * queries + n / 2 * 4 + n % 2 + 2 * lane()] = start;
     }
   }

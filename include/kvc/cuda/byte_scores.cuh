@@ -132,10 +132,17 @@ __device__ void byte_block<Spec, T, Queries>::issue_batch(const byte* codes, uin
   constexpr int begin = batches::first_chunk(Batch);
   constexpr int end = batches::end(batches::group_at(n));
   const auto unpack = [](uint32(&a)[4], uint32 w0, uint32 w1) {
-    a[0] = w0 & 0x0f0f0f0fu;
-    a[1] = w1 & 0x0f0f0f0fu;
-    a[2] = w0 >> 4 & 0x0f0f0f0fu;
-    a[3] = w1 >> 4 & 0x0f0f0f0fu;
+    if constexpr (code_unit == 16) {
+      a[0] = w0 * 16 & 0xf0f0f0f0u;
+      a[1] = w1 * 16 & 0xf0f0f0f0u;
+      a[2] = w0 & 0xf0f0f0f0u;
+      a[3] = w1 & 0xf0f0f0f0u;
+    } else {
+      a[0] = w0 & 0x0f0f0f0fu;
+      a[1] = w1 & 0x0f0f0f0fu;
+      a[2] = w0 >> 4 & 0x0f0f0f0fu;
+      a[3] = w1 >> 4 & 0x0f0f0f0fu;
+    }
   };
   products& d = t.d[n % score_state::buffers];
   if constexpr (begin == batches::begin(batches::group_at(n))) {
@@ -200,7 +207,7 @@ __device__ void byte_block<Spec, T, Queries>::score_from(const byte* codes, uint
   }
 }
 
-/// `codes`: this lane's row of matrices. Scores are in units of log 2, or of 1 where there is a soft cap.
+/// `codes`: this lane's row of matrices. Scores are in units of the queries (units()).
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::score(const byte* codes, const row_scales& scale,
                                                     const uint32 (&constants)[4], scores& s) const {
@@ -213,12 +220,6 @@ __device__ void byte_block<Spec, T, Queries>::score(const byte* codes, const row
     for (int j = 0; j < own; ++j) s[i][j] = start;
   }
   score_from<0>(codes, warpgroup_operand(shared + query_at, queries), scale, constants, t, s);
-#pragma unroll
-  for (int j = 0; j < own; ++j) {
-    const float unit = units()[query_of(j)];
-    s[0][j] *= unit;
-    s[1][j] *= unit;
-  }
 }
 
 }  // namespace kvc::inline v0_1::cuda::detail

@@ -7,40 +7,41 @@
 
 namespace kvc::inline v0_1::cuda::detail {
 
-/// The largest scores of the warp's rows, of query top_query and those after it: each step halves the queries that a
-/// lane has.
+/// Weights 2^(s - m) in fp16.
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::put_tops(const scores& s, float* to) {
-  float x[own];
+__device__ void byte_block<Spec, T, Queries>::weigh(const scores& s, const float (&to_log2)[own], const float (&m)[own],
+                                                    packed_weights& p) {
 #pragma unroll
-  for (int j = 0; j < own; ++j) x[j] = fmaxf(s[0][j], s[1][j]);
-  int bit = 4;
+  for (int i = 0; i < 2; ++i) {
 #pragma unroll
-  for (int half = own / 2; half >= top_queries; half /= 2) {
-    const bool upper = lane() & bit;
-#pragma unroll
-    for (int j = 0; j < half; ++j) {
-      const float kept = upper ? x[j + half] : x[j];
-      const float given = upper ? x[j] : x[j + half];
-      x[j] = fmaxf(kept, __shfl_xor_sync(~0u, given, bit));
+    for (int j = 0; j < own; j += 2) {
+      const float x = exp2_of(s[i][j] * to_log2[j] - m[j]);
+      const float y = exp2_of(s[i][j + 1] * to_log2[j + 1] - m[j + 1]);
+      p[i][j / 2] = pack_half(x, y);
     }
-    bit *= 2;
   }
-  if constexpr (own == 4) x[0] = fmaxf(x[0], __shfl_xor_sync(~0u, x[0], 16));
-#pragma unroll
-  for (int j = 0; j < top_queries; ++j) to[j * team_warps] = x[j];  // lanes that have the same write the same
 }
 
 template <class Spec, class T, int Queries>
-__device__ int byte_block<Spec, T, Queries>::top_query() {
-  int j = 0;
-  int bit = 4;
+__device__ bool byte_block<Spec, T, Queries>::have_grown(const packed_weights& p) {
+  uint32 top = 0;
 #pragma unroll
-  for (int half = own / 2; half >= top_queries; half /= 2) {
-    if (lane() & bit) j += half;
-    bit *= 2;
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < columns; ++j) top = largest_half(top, p[i][j]);
   }
-  return query_of(j);
+  return (top & 0xffffu) > grown_weight || top >> 16 > grown_weight;
+}
+
+/// The largest scores of the warp's rows: [queries][warps], as log 2.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::put_tops(const scores& s, const float (&to_log2)[own], float* tops) {
+#pragma unroll
+  for (int j = 0; j < own; ++j) {
+    float x = fmaxf(s[0][j], s[1][j]) * to_log2[j];
+    for (int lanes = 4; lanes < 32; lanes *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lanes));
+    tops[query_of(j) * team_warps] = x;  // lanes that have the same write the same
+  }
 }
 
 /// The largest scale of each group among the warp's rows; returns the largest of all.
@@ -61,37 +62,34 @@ __device__ uint32 byte_block<Spec, T, Queries>::put_scale_tops(const row_scales&
 
 /// The units of the team's sums, 2^m per query and one per group of channels, where maxima have outgrown them.
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::follow(const float (&top)[own], const uint32* scale_tops,
-                                                     scale_units& unit, float (&m)[own], sums& o) const {
+__device__ void byte_block<Spec, T, Queries>::follow(const float* tops, const uint32* scale_tops, scale_units& unit,
+                                                     float (&m)[own], offset_sums& offsets, sums& o) const {
   float of_query[own];
-  float* const units_of_queries = result(warp_index, field_m);
+  float* const factors = result(warp_index, field_l);  // results are put there in the end
+  __syncwarp();
 #pragma unroll
   for (int j = 0; j < own; ++j) {
-    const float next = top[j] > m[j] + (largest_weight + growth) ? top[j] - largest_weight : m[j];
+    const int n = query_of(j);
+    float top = lowest;
+    for (int w = 0; w < team_warps; ++w) top = fmaxf(top, tops[n * team_warps + w]);
+    const float next = top > m[j] + largest_weight ? top - largest_weight : m[j];
     of_query[j] = exp2_of(m[j] - next);
     m[j] = next;
+    result(warp_index, field_m)[n] = next;
+    factors[n] = of_query[j];
   }
   __syncwarp();
 #pragma unroll
-  for (int j = 0; j < own; j += 2) {
-    *reinterpret_cast<float2*>(units_of_queries + query_of(j)) = make_float2(m[j], m[j + 1]);
-  }
+  for (int k = 0; k < queries / 16; ++k) {
 #pragma unroll
-  for (int f = field_l; f < fields; ++f) {
-    if (lane() / 4 != f - field_l) continue;
-#pragma unroll
-    for (int j = 0; j < own; j += 2) {
-      float2& sum = *reinterpret_cast<float2*>(result(warp_index, f) + query_of(j));
-      sum = make_float2(sum.x * of_query[j], sum.y * of_query[j + 1]);
-    }
+    for (int e = 0; e < 4; ++e) offsets[k][e] *= factors[16 * k + e / 2 * 8 + lane() / 4];
   }
   __syncwarp();
   scale_units of_group;
-  uint32 largest_scales[scale_pitch];
-  load_scale_tops(scale_tops, largest_scales);
 #pragma unroll
   for (int g = 0; g < latent::groups; ++g) {
-    const uint32 largest = largest_scales[g];
+    uint32 largest = 0;
+    for (int w = 0; w < team_warps; ++w) largest = max_of(largest, scale_tops[w * scale_pitch + g]);
     const float next = inverse_power(__uint_as_float(largest & 0x7f800000u));
     const bool grows = __uint_as_float(largest) * unit[g] >= largest_ratio;
     of_group[g] = grows ? next * inverse_power(unit[g]) : 1.0f;
@@ -110,14 +108,8 @@ __device__ void byte_block<Spec, T, Queries>::follow(const float (&top)[own], co
 
 /// Weights times scales of the warp's rows, as operands in fp16: [groups][rows / 16][rows % 16 / 8][queries][8].
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::put_weights(const scores& s, const row_scales& scale,
+__device__ void byte_block<Spec, T, Queries>::put_weights(const packed_weights& p, const row_scales& scale,
                                                           const scale_units& unit, byte* weights) const {
-  uint32 p[2][columns];
-#pragma unroll
-  for (int j = 0; j < columns; ++j) {
-    p[0][j] = pack_half(s[0][2 * j], s[0][2 * j + 1]);
-    p[1][j] = pack_half(s[1][2 * j], s[1][2 * j + 1]);
-  }
   byte* to = weights + warp() * operand_bytes + lane() / 8 % 2 * (16 * queries) + (lane() / 16 * 8 + lane() % 8) * 16;
 #pragma unroll
   for (int g = 0; g < latent::groups; ++g) {
@@ -133,23 +125,19 @@ __device__ void byte_block<Spec, T, Queries>::put_weights(const scores& s, const
   }
 }
 
-/// What the warp's weights times its rows' constants add up to, per query: number lane / 4 of them, of which the fifth
-/// is one.
+/// What the warp's weights times its rows' constants add up to; weights and constants as bf16, and of the constants
+/// what that leaves.
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::add_offsets(const scores& s, const uint32 (&constants)[4]) const {
-  const uint32 mirrored[4] = {transpose(constants[0]), transpose(constants[2]), transpose(constants[1]),
+__device__ void byte_block<Spec, T, Queries>::add_offsets(const packed_weights& p, const uint32 (&constants)[4],
+                                                          offset_sums& offsets) {
+  const uint32 mirrored[4] = {transpose(constants[0]), transpose(constants[1]), transpose(constants[2]),
                               transpose(constants[3])};
-  const int number = lane() / 4;
-  const bool is_kept = number < latent::groups || number == 4;
-  float* to = result(warp_index, number < latent::groups ? field_offsets + number : field_l);
 #pragma unroll
-  for (int j = 0; j < own; j += 2) {
-    float sum[4] = {};  // of constants' bf16, and of what that leaves
-    multiply_add(sum, mirrored, transpose(pack_bf16(s[0][j], s[0][j + 1])), transpose(pack_bf16(s[1][j], s[1][j + 1])));
-    if (is_kept) {
-      float2& all = *reinterpret_cast<float2*>(to + query_of(j));
-      all = make_float2(all.x + sum[0] + sum[2], all.y + sum[1] + sum[3]);
-    }
+  for (int k = 0; k < queries / 16; ++k) {
+    const uint32 of_queries[4] = {transpose(half_to_bf16(p[0][2 * k])), transpose(half_to_bf16(p[0][2 * k + 1])),
+                                  transpose(half_to_bf16(p[1][2 * k])), transpose(half_to_bf16(p[1][2 * k + 1]))};
+    multiply_add(offsets[k], of_queries, mirrored[0], mirrored[1]);
+    multiply_add(offsets[k], of_queries, mirrored[2], mirrored[3]);
   }
 }
 
@@ -194,11 +182,9 @@ __device__ void byte_block<Spec, T, Queries>::accumulate(const byte* codes, cons
       multiply_warpgroup(o[p + e], a[n % 2][e][1], of_group + operand_bytes / 16);
     }
     warpgroup_commit();
-    if constexpr (asks_while_summing) {
-      constexpr int asks = tiles::copies::count;
+    constexpr int asks = tiles::copies::count;
 #pragma unroll
-      for (int i = n * asks / loads; i < (n + 1) * asks / loads; ++i) asked.ask(i);
-    }
+    for (int i = n * asks / loads; i < (n + 1) * asks / loads; ++i) asked.ask(i);
   }
   warpgroup_wait<0>();
 }

@@ -107,6 +107,21 @@ __device__ inline uint32 pack_half(float low, float high) {
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
 }
+/// Two fp16 as bf16.
+__device__ inline uint32 half_to_bf16(uint32 packed) {
+  float low;
+  float high;
+  asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+      : "=f"(low), "=f"(high)
+      : "r"(packed));
+  return pack_bf16(low, high);
+}
+/// The larger ones of two fp16 each.
+__device__ inline uint32 largest_half(uint32 a, uint32 b) {
+  uint32 out;
+  asm("max.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+  return out;
+}
 /// Products of two fp16 each.
 __device__ inline uint32 multiply_half(uint32 a, uint32 b) {
   uint32 out;

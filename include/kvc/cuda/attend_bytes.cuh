@@ -6,14 +6,46 @@
 #include "kvc/cuda/byte_scores.cuh"
 #include "kvc/cuda/byte_sums.cuh"
 
-// The walk of a block's teams over their tiles, and the kernel.
+// The walks of a block's teams over their tiles, and the kernel.
 
 namespace kvc::inline v0_1::cuda::detail {
+
+/// Where a team is among its tiles, and, where it scores, which it asks for.
+template <class Spec, class T, int Queries>
+struct byte_block<Spec, T, Queries>::walk {
+  const byte_block& block;
+  cursor now;
+  cursor ahead;
+  int tile = 0;    ///< of the team's
+  int copied = 0;  ///< how many were asked for
+
+  __device__ explicit walk(const byte_block& b) : block(b), now(tiles::at_span(b.spans, 0)) {
+    tiles::skip(b.spans, now, b.team());
+    ahead = now;
+  }
+  __device__ bool is_end() const { return now.is_end(); }
+  __device__ void next() {
+    tiles::skip(block.spans, now, teams);
+    ++tile;
+  }
+  __device__ const byte* rows() const { return block.stage(tile % stages); }
+  __device__ typename tiles::copies prepare() {
+    const typename tiles::copies asked = tiles::prepare(ahead, teams, block.view, block.step, block.index, block.slot,
+                                                        block.stage(copied % stages), block.warp(), lane());
+    tiles::skip(block.spans, ahead, teams);
+    ++copied;
+    return asked;
+  }
+  __device__ static void ask(const typename tiles::copies& asked) {
+#pragma unroll
+    for (int n = 0; n < tiles::copies::count; ++n) asked.ask(n);
+    commit_copies();
+  }
+};
 
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, int split, int splits,
                                                   const attend_results& results) const {
-  const float minus_infinity = -infinity();
   loaded_queries model_queries;
   load_queries(q, model_queries);
   const span_finder<Spec, rows> find{position(0), position(count - 1), params.window};
@@ -21,62 +53,60 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   if (warp_index == warps - 1) put_visible();
   __syncthreads();
 
-  cursor c = tiles::at_span(spans, 0);
-  tiles::skip(spans, c, team());
-  cursor ahead = c;
-  const auto prepare = [&](int into) {
-    const typename tiles::copies asked =
-        tiles::prepare(ahead, teams, view, step, index, slot, stage(into), warp(), lane());
-    tiles::skip(spans, ahead, teams);
-    return asked;
-  };
-  const auto ask = [&](const typename tiles::copies& asked) {
-#pragma unroll
-    for (int n = 0; n < tiles::copies::count; ++n) asked.ask(n);
-    commit_copies();
-  };
-  if constexpr (folds_in_rows) {
-    fold(model_queries);
-    team_sync();  // queries lay where rows will
-    ask(prepare(0));
-  } else {
-    const typename tiles::copies asked = prepare(0);
-    fold(model_queries);  // while the block is looked up
-    ask(asked);
-  }
+  walk w(*this);
+  typename tiles::copies asked{};
+  if (!folds_in_rows && scores_rows()) asked = w.prepare();  // while the block is looked up, queries are folded
+  fold(model_queries);
+  if (!folds_in_rows && scores_rows()) w.ask(asked);
   publish_operands();
-#pragma unroll 1
-  for (int i = 1; i < stages - 1; ++i) ask(prepare(i));
-  const row_range all = find.seen_by_all();
-  const int seen_begin = static_cast<int>(all.begin);
-  const int seen_end = static_cast<int>(all.end);
+  __syncthreads();  // the queries are there; they may have lain where rows will
+  if (scores_rows()) {
+    if constexpr (moves_registers) keep_registers<152>();
+    const row_range all = find.seen_by_all();
+    score_tiles(w, static_cast<int>(all.begin), static_cast<int>(all.end));
+    __syncthreads();  // results are there
+    put_outputs(split, splits, results);
+    __syncthreads();
+  } else {
+    if constexpr (moves_registers) take_registers<176>();
+    sums o = {};
+    sum_tiles(w, o);
+    __syncthreads();  // results are there, rows no longer needed
+    put_totals(o);
+    __syncthreads();  // totals are there, and what outputs take
+  }
+  write_outputs();
+}
 
-  sums o = {};
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::score_tiles(walk& w, int seen_begin, int seen_end) const {
+  const float minus_infinity = -infinity();
   offset_sums offsets = {};
   scale_units unit;
 #pragma unroll
   for (int g = 0; g < latent::groups; ++g) unit[g] = no_unit;
-  for (int n = lane(); n < queries; n += 32) result(warp_index, field_m)[n] = lowest;
+  for (int n = lane(); n < queries; n += 32) result(result_warp(), field_m)[n] = lowest;
+  __syncwarp();
   float* tops = reinterpret_cast<float*>(team_memory() + tops_at);
   uint32* scale_tops = reinterpret_cast<uint32*>(team_memory() + scale_tops_at);
-  byte* weights = team_memory() + weights_at;
-
-  // Matrices are loaded by rows: of scores, two blocks of rows of two chunks; of values, four blocks of rows.
+  // Matrices are loaded by rows: two blocks of rows of two chunks.
   const int score_offset = (warp() * 16 + lane() % 16) * pitch + lane() / 16 * 16;
-  const int value_offset =
-      lane() * pitch + warp() % 4 / (splits_nibbles ? 1 : 2) * 16 + team_group() * value_products * 32;
-
-  __syncthreads();  // the queries are there
-  int current = 0;
+  constexpr int asked_ahead = stages - buffers;
 #pragma unroll 1
-  for (; !c.is_end(); tiles::skip(spans, c, teams)) {
-    wait_copies<stages - 2>();
+  while (w.copied < asked_ahead) w.ask(w.prepare());
+
+#pragma unroll 1
+  for (; !w.is_end(); w.next()) {
+    const cursor& c = w.now;
+    wait_copies<asked_ahead - 1>();
     __syncwarp();  // the warp's rows are there
-    const byte* staged = stage(current);
+    const byte* staged = w.rows();
+    unit_change& change = *changes(w.tile % stages);
     const bool whole = c.begin >= seen_begin && c.begin + rows <= seen_end && c.is_whole();
     row_scales scale;
     uint32 row_constants[4];
     packed_weights p;
+    bool changes_units = false;
     // Once more where weights outgrow their units: for the maxima, and with them.
     for (bool wants_maxima = false;; wants_maxima = !wants_maxima) {
       load_constants(staged, scale, row_constants);
@@ -87,7 +117,7 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
 #pragma unroll
       for (int j = 0; j < own; j += 2) {
         const float2 u = *reinterpret_cast<const float2*>(units() + query_of(j));
-        const float2 of_both = *reinterpret_cast<const float2*>(result(warp_index, field_m) + query_of(j));
+        const float2 of_both = *reinterpret_cast<const float2*>(result(result_warp(), field_m) + query_of(j));
         to_log2[j] = u.x, to_log2[j + 1] = u.y;
         m[j] = of_both.x, m[j + 1] = of_both.y;
       }
@@ -134,7 +164,8 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
         put_scale_tops(scale, scale_tops);
         put_tops(s, to_log2, tops + warp());
         team_sync();
-        follow(tops, scale_tops, unit, m, offsets, o);
+        follow(tops, scale_tops, change, unit, offsets);
+        changes_units = true;
         continue;
       }
       weigh(s, to_log2, m, p);
@@ -145,105 +176,124 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
       }
       if (!team_any(grows)) break;
     }
-    // Weights and the oldest stage are free.
-    put_weights(p, scale, unit, weights);
+    if (warp() == 0 && lane() == 0) change.exists = changes_units;
+    const int buffer = w.tile % buffers;
+    if (w.tile >= buffers) barrier_sync<32 * team_warps>(free_barrier(buffer));  // the tile before in it is summed
+    put_weights(p, scale, unit, weights(buffer));
     add_offsets(p, row_constants, offsets);
     publish_operands();
-    team_sync();  // the weights are there, and all rows
-    accumulate(stage(current) + value_offset, weights, prepare((current + stages - 1) % stages), o);
-    commit_copies();
-    current = current + 1 == stages ? 0 : current + 1;
+    barrier_arrive<32 * team_warps>(full_barrier(buffer));  // the weights are there, and the warp's rows
+    w.ask(w.prepare());
   }
-  finish(split, splits, unit, offsets, o, results);
-}
+  for (int tile = max_of(w.tile - buffers, 0); tile < w.tile; ++tile) {
+    barrier_sync<32 * team_warps>(free_barrier(tile % buffers));
+  }
+  wait_copies<0>();
 
-template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, const scale_units& unit,
-                                                     const offset_sums& offsets, const sums& o,
-                                                     const attend_results& results) const {
-  constexpr float ln2 = 0.693147181f;
-  const int64 first_row = step.row_indptr[index];
 #pragma unroll
   for (int k = 0; k < queries / 16; ++k) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int constant = lane() % 4 * 2 + e % 2;  // offsets of groups, then one
       const int n = 16 * k + e / 2 * 8 + lane() / 4;
-      if (constant < latent::groups) result(warp_index, field_offsets + constant)[n] = offsets[k][e];
-      if (constant == 4) result(warp_index, field_l)[n] = offsets[k][e];
+      if (constant < latent::groups) result(result_warp(), field_offsets + constant)[n] = offsets[k][e];
+      if (constant == 4) result(result_warp(), field_l)[n] = offsets[k][e];
     }
   }
-  wait_copies<0>();
-  all_sync();  // results are there, stages are free
+  if (warp() == 0 && lane() == 0) {
+#pragma unroll
+    for (int g = 0; g < latent::groups; ++g) {
+      result_units()[g] = unit[g] == no_unit ? 0.0f : inverse_power(unit[g]) * sum_unit;
+    }
+  }
+}
 
-  // Shares in units of the largest maximum; who has no rows has none.
-  const auto largest = [&](int n) {
-    float top = result(0, field_m)[n];
-    for (int t = 1; t < teams; ++t) top = fmaxf(top, result(t * team_warps, field_m)[n]);
-    return top;
-  };
-  const auto share_of = [](float m, float top) { return m == lowest ? 0.0f : exp2_of(m - top); };
-  const bool direct = is_direct<Spec>(splits);
-  if (static_cast<int>(threadIdx.x) < count) {  // what an output takes, but for the sums
-    const int n = static_cast<int>(threadIdx.x);
-    const int64 row = first_row + (query + n) / group();
-    const int query_head = (query + n) % group();
-    const int64 at = (row * view.model.query_heads + query_head) * splits + split;
-    const float top = largest(n);
-    softmax_state state{top == lowest ? -infinity() : top * ln2, 0};
-    output_of& of = outputs()[n];
-    float sum[latent::groups] = {};
-#pragma unroll
-    for (int t = 0; t < teams; ++t) {
-      const float share = share_of(result(t * team_warps, field_m)[n], top);
-#pragma unroll
-      for (int w = t * team_warps; w < (t + 1) * team_warps; ++w) {
-        state.l += result(w, field_l)[n] * share;
-#pragma unroll
-        for (int g = 0; g < latent::groups; ++g) sum[g] += result(w, field_offsets + g)[n] * share;
-      }
-    }
-#pragma unroll
-    for (int g = 0; g < latent::groups; ++g) of.offsets[g] = sum[g];
-    of.to = results.o + at * attend_shape<Spec>::value_pitch;
-    of.factor = 1;
-    if (direct) {  // no other split, and the stored space is the model's
-      of.to = results.out.at(row, query_head);
-      float factor = 1;
-      if (params.sink_logits != nullptr) state.push(params.sink_logits[query_head], factor);
-      of.factor = state.l == 0 ? 0.0f : factor / state.l;
-      if (results.lse != nullptr) results.lse[at] = state.lse();
-    } else {
-      results.states[2 * at] = state.m;
-      results.states[2 * at + 1] = state.l;
-    }
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::sum_tiles(walk& w, sums& o) const {
+  // Matrices are loaded by rows: four blocks of rows.
+  const int value_offset = lane() * pitch + warp() / (splits_nibbles ? 1 : 2) * 16 + sum_group() * value_products * 32;
+#pragma unroll 1
+  for (; !w.is_end(); w.next()) {
+    const int buffer = w.tile % buffers;
+    barrier_sync<32 * team_warps>(full_barrier(buffer));
+    const unit_change& change = *changes(w.tile % stages);
+    if (change.exists) change_units(change, o);
+    accumulate(w.rows() + value_offset, weights(buffer), o);
+    barrier_arrive<32 * team_warps>(free_barrier(buffer));
   }
-  float* total = reinterpret_cast<float*>(shared + team_at);
-  float* own_total = total + team() * queries * sum_pitch;
-  scale_units of_group;
+}
+
+/// The largest unit of the teams' sums of query n, as log 2.
+template <class Spec, class T, int Queries>
+__device__ float byte_block<Spec, T, Queries>::largest_unit(int n) const {
+  float top = result(0, field_m)[n];
+  for (int t = 1; t < teams; ++t) top = fmaxf(top, result(t * score_warps, field_m)[n]);
+  return top;
+}
+
+/// What an output takes, but for the sums.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::put_outputs(int split, int splits, const attend_results& results) const {
+  constexpr float ln2 = 0.693147181f;
+  const int n = (team() * score_warps + warp()) * 32 + lane();
+  if (n >= count) return;
+  const int64 row = first_row + (query + n) / group();
+  const int query_head = (query + n) % group();
+  const int64 at = (row * view.model.query_heads + query_head) * splits + split;
+  const float top = largest_unit(n);
+  softmax_state state{top == lowest ? -infinity() : top * ln2, 0};
+  output_of& of = outputs()[n];
+  float sum[latent::groups] = {};
 #pragma unroll
-  for (int g = 0; g < latent::groups; ++g) of_group[g] = unit[g] == no_unit ? 0.0f : inverse_power(unit[g]) * sum_unit;
+  for (int w = 0; w < teams * score_warps; ++w) {
+    const float share = share_of(result(w, field_m)[n], top);
+    state.l += result(w, field_l)[n] * share;
+#pragma unroll
+    for (int g = 0; g < latent::groups; ++g) sum[g] += result(w, field_offsets + g)[n] * share;
+  }
+#pragma unroll
+  for (int g = 0; g < latent::groups; ++g) of.offsets[g] = sum[g];
+  of.to = results.o + at * attend_shape<Spec>::value_pitch;
+  of.factor = 1;
+  if (is_direct<Spec>(splits)) {  // no other split, and the stored space is the model's
+    of.to = results.out.at(row, query_head);
+    float factor = 1;
+    if (params.sink_logits != nullptr) state.push(params.sink_logits[query_head], factor);
+    of.factor = state.l == 0 ? 0.0f : factor / state.l;
+    if (results.lse != nullptr) results.lse[at] = state.lse();
+  } else {
+    results.states[2 * at] = state.m;
+    results.states[2 * at + 1] = state.l;
+  }
+}
+
+/// A team's sums, in units of the largest team's.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::put_totals(const sums& o) const {
+  float* own_total = totals() + team() * queries * sum_pitch;
 #pragma unroll
   for (int j = 0; j < own; ++j) {
     const int n = query_of(j);
-    const float share = share_of(result(warp_index, field_m)[n], largest(n));
-    float* to = own_total + n * sum_pitch + team_group() * value_products * 64 + lane() / 4 * 4;
+    const float share = share_of(result(team() * score_warps, field_m)[n], largest_unit(n));
+    float* to = own_total + n * sum_pitch + sum_group() * value_products * 64 + lane() / 4 * 4;
 #pragma unroll
     for (int p = 0; p < value_products; p += fed_products) {
-      const float of_even = share * of_product_group(p, of_group);
+      const float of_even = share * result_units()[group_of_product(sum_group() * value_products + p)];
       const float of_odd = of_even / 16;
       const float x = o[p][product_at(0, j)] * of_even;
       const float y = o[p][product_at(1, j)] * of_odd;
       if constexpr (splits_nibbles) {
-        *reinterpret_cast<float4*>(to + (p * 2 + warp() % 4) * 32) =
+        *reinterpret_cast<float4*>(to + (p * 2 + warp()) * 32) =
             make_float4(x, y, o[p + 1][product_at(0, j)] * of_even, o[p + 1][product_at(1, j)] * of_odd);
       } else {
-        *reinterpret_cast<float2*>(to + (p * 2 + warp() % 4 / 2) * 32 + warp() % 2 * 2) = make_float2(x, y);
+        *reinterpret_cast<float2*>(to + (p * 2 + warp() / 2) * 32 + warp() % 2 * 2) = make_float2(x, y);
       }
     }
   }
-  all_sync();
+}
 
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::write_outputs() const {
   constexpr int quads = first::width / 4;
   for (int i = static_cast<int>(threadIdx.x); i < count * quads; i += threads) {
     const int n = i / quads;
@@ -253,7 +303,7 @@ __device__ void byte_block<Spec, T, Queries>::finish(int split, int splits, cons
     float4 x = make_float4(offset, offset, offset, offset);
 #pragma unroll
     for (int t = 0; t < teams; ++t) {
-      const float4 y = *reinterpret_cast<const float4*>(total + (t * queries + n) * sum_pitch + channel);
+      const float4 y = *reinterpret_cast<const float4*>(totals() + (t * queries + n) * sum_pitch + channel);
       x = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
     }
     x = make_float4(x.x * of.factor, x.y * of.factor, x.z * of.factor, x.w * of.factor);

@@ -19,10 +19,10 @@
 // The bits of a code are those of a denormal fp16 number: nothing is converted, and sums stay in the registers of the
 // products over all tiles.
 //
-// A block is made of teams of one or two warpgroups. A team walks over its own tiles, for itself: while one waits, the
-// others issue. Codes go from shared memory through registers, where they are unpacked, into products of a warpgroup,
-// which read queries and weights from shared memory once. In a tile each warp scores the 16 rows that it copied, and
-// sums its share of the channels over all rows.
+// A block is made of teams of warpgroups. A team walks over its own tiles: its first warpgroup scores them, 16 rows to
+// each warp, which it copies; the others sum, each its share of the channels over all rows. Weights lie in two buffers
+// between them: while one tile is summed, the next is scored. Codes go from shared memory through registers, where they
+// are unpacked, into products of a warpgroup, which read queries and weights from shared memory once.
 
 namespace kvc::inline v0_1::cuda::detail {
 
@@ -35,25 +35,28 @@ struct byte_block {
   using key = typename shape::key;
 
   static constexpr int queries = Queries;
-  static constexpr int columns = queries / 8;               ///< of products, in blocks of 8
-  static constexpr int own = 2 * columns;                   ///< queries of a thread: query_of
-  static constexpr int team_groups = queries > 32 ? 2 : 1;  ///< warpgroups that share rows, and channels
-  static constexpr int team_warps = 4 * team_groups;
-  static constexpr int teams = queries == 16 ? 3 : queries == 32 ? 2 : 1;  // that leave a thread its registers
+  static constexpr int columns = queries / 8;  ///< of products, in blocks of 8
+  static constexpr int own = 2 * columns;      ///< queries of a thread: query_of
+  /// A product of sums has 64 channels. Where groups allow it, a warp's 16 of two products are those of the same words;
+  /// else they are every other byte's.
+  static constexpr bool splits_nibbles = latent::group_chunks % 4 == 0 && latent::chunks % 4 == 0;
+  static constexpr int fed_products = splits_nibbles ? 2 : 1;  ///< by a load of 32 channels
+
+  /// Warpgroups of a team that sum, and teams: as many as leave a thread the registers that it needs.
+  static constexpr int sum_groups = queries > 16 && latent::chunks % (4 * fed_products) == 0 ? 2 : 1;
+  static constexpr int teams = queries > 16 ? 1 : 2;
+  static constexpr bool moves_registers = queries > 32;  ///< from threads that score to those that sum
+  static constexpr int score_warps = 4;                  ///< of a team
+  static constexpr int team_warps = score_warps + 4 * sum_groups;
   static constexpr int warps = teams * team_warps;
-  static constexpr int team_threads = 32 * team_warps;
   static constexpr int threads = 32 * warps;
-  static constexpr int rows = 16 * team_warps;  ///< of a tile
+  static constexpr int rows = 16 * score_warps;  ///< of a tile
   static constexpr int chunks = latent::chunks + key::chunks;
   static constexpr int groups = latent::groups + key::groups;
   static_assert(queries % 16 == 0);
 
-  /// A product of sums has 64 channels. Where groups allow it, a warp's 16 of two products are those of the same words;
-  /// else they are every other byte's.
-  static constexpr bool splits_nibbles = latent::group_chunks % 4 == 0 && latent::chunks % 4 == 0;
-  static constexpr int value_products = latent::chunks / 2 / team_groups;  ///< of a warpgroup
-  static constexpr int fed_products = splits_nibbles ? 2 : 1;              ///< by a load of 32 channels
-  static_assert(latent::chunks / 2 % (team_groups * fed_products) == 0);
+  static constexpr int value_products = latent::chunks / 2 / sum_groups;  ///< of a warpgroup
+  static_assert(latent::chunks / 2 % (sum_groups * fed_products) == 0);
   /// Of product p of the block.
   KVC_HD static constexpr int group_of_product(int p) {
     return p / fed_products * fed_products * 2 / latent::group_chunks;
@@ -63,18 +66,25 @@ struct byte_block {
   static constexpr int operand_bytes = 32 * queries;              ///< of 32 channels in bytes, of 16 rows in fp16
   static constexpr int weight_bytes = rows / 16 * operand_bytes;  ///< of a group
   static constexpr int scale_pitch = 4;
-  /// One is summed, one scored next, one on its way; a tile of two warpgroups takes long enough to arrive meanwhile.
-  static constexpr int stages = team_groups == 1 ? 3 : 2;
-  using tiles = byte_tiles<Spec, team_warps, stages>;
+  static constexpr int buffers = 2;           ///< of weights
+  static constexpr int stages = buffers + 2;  ///< as many are summed or wait for it, one is scored, one on its way
+  using tiles = byte_tiles<Spec, score_warps, stages>;
   using cursor = typename tiles::cursor;
   static constexpr int pitch = tiles::pitch;
-  static constexpr int weights_at = round_up(tiles::bytes, 128);              // [groups][rows / 16]{operand}
-  static constexpr int tops_at = weights_at + latent::groups * weight_bytes;  // [queries][warps]
-  static constexpr int scale_tops_at = tops_at + queries * team_warps * 4;    // [warps][scale_pitch]
-  static constexpr int team_bytes = round_up(scale_tops_at + team_warps * scale_pitch * 4, 128);
+  static constexpr int weights_at = round_up(tiles::bytes, 128);  // [buffers][groups][rows / 16]{operand}
+  static constexpr int tops_at = weights_at + buffers * latent::groups * weight_bytes;  // [queries][warps]
+  static constexpr int scale_tops_at = tops_at + queries * score_warps * 4;             // [warps][scale_pitch]
+  /// How the units of a tile's weights differ from those before.
+  struct unit_change {
+    float of_query[queries];
+    float of_group[scale_pitch];
+    int exists;
+  };
+  static constexpr int changes_at = scale_tops_at + score_warps * scale_pitch * 4;  // [stages]
+  static constexpr int team_bytes = round_up(changes_at + stages * static_cast<int>(sizeof(unit_change)), 128);
 
   // Shared memory of a block.
-  /// What a warp keeps of its rows, per query: the unit of its sums, and sums of weights times constants.
+  /// What a scoring warp keeps of its rows, per query: the unit of its sums, and sums of weights times constants.
   enum field { field_m, field_l, field_offsets };
   static constexpr int fields = field_offsets + latent::groups;
   struct output_of {
@@ -88,8 +98,9 @@ struct byte_block {
   static constexpr int unit_at = factor_at + queries / 16 * 512;      // [queries] of scores: the latent's query's
   static constexpr int ratio_at = unit_at + queries * 4;              // [queries]: the key's query's in such units
   static constexpr int visible_at = ratio_at + queries * 4;           // [queries]{sinks, newest: begin, end}
-  static constexpr int result_at = visible_at + queries * 16;         // [warps][fields][queries]
-  static constexpr int output_at = round_up(result_at + warps * queries * fields * 4, 16);
+  static constexpr int result_at = visible_at + queries * 16;         // [teams x warps][fields][queries]
+  static constexpr int result_unit_at = result_at + teams * score_warps * queries * fields * 4;  // [teams][scale_pitch]
+  static constexpr int output_at = round_up(result_unit_at + teams * scale_pitch * 4, 16);
   static constexpr int team_at = round_up(output_at + queries * static_cast<int>(sizeof(output_of)), 128);
   static constexpr int sum_pitch = first::width + 4;
   static constexpr int bytes = team_at + teams * max_of(team_bytes, queries* sum_pitch * 4);
@@ -97,7 +108,7 @@ struct byte_block {
   // Queries are folded where rows will lie, one by a warp; teams' sums are added up where rows lay.
   static constexpr int score_width = first::width + second::width;
   static constexpr int fold_floats = Spec::query_width + score_width;
-  static_assert(team_warps * fold_floats * 4 <= tiles::bytes);
+  static_assert(warps * fold_floats * 4 <= teams * team_bytes);
   static_assert(bytes + (most_spans + 1) * sizeof(tile_span) <= device_limits{}.shared_bytes - 1024);
 
   // Integers below 2^24 are denormal floats, times 2^149: a product with a scale takes them as they are. In scores
@@ -140,87 +151,49 @@ struct byte_block {
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int team() const { return warp_index / team_warps; }
-  __device__ int warp() const { return warp_index % team_warps; }
-  __device__ int team_group() const { return team_groups == 1 ? 0 : warp() / 4; }
-  template <int Barrier>
-  __device__ static int any_at(bool said) {
-    int any;
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
-                 : "=r"(any)
-                 : "r"(static_cast<int>(said)), "n"(Barrier), "n"(team_threads)
-                 : "memory");
-    return any;
-  }
-  /// A barrier of the team: whether anyone says so.
-  __device__ bool team_any(bool said) const {
-    int any;
-#if defined(KVC_LITERAL_BARRIERS)  // racecheck does not follow the numbers of barriers in registers
-    if (team() == 0) {
-      any = any_at<1>(said);
-    } else if (team() == 1) {
-      any = any_at<2>(said);
-    } else {
-      any = any_at<3>(said);
-    }
-#else
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
-                 : "=r"(any)
-                 : "r"(static_cast<int>(said)), "r"(team() + 1), "n"(team_threads)
-                 : "memory");
-#endif
-    return any != 0;
-  }
-  __device__ void team_sync() const {
-#if defined(KVC_LITERAL_BARRIERS)
-    team_any(false);
-#else
-    asm volatile("bar.sync %0, %1;" ::"r"(team() + 1), "n"(team_threads) : "memory");
-#endif
-  }
-  /// After team_sync: racecheck does not see that a barrier of all follows those of the teams, but for this.
-  __device__ void all_sync() const {
-    team_sync();
-    __syncthreads();
-  }
-  __device__ int group() const {
-    return view.model.group();
-  }
-  __device__ int64 position(int n) const {
-    return length + (query + n) / group();
-  }
+  __device__ bool scores_rows() const { return warp_index % team_warps < score_warps; }
+  /// Among those that score; among the four of a warpgroup that sums.
+  __device__ int warp() const { return warp_index % 4; }
+  __device__ int sum_group() const { return sum_groups == 1 ? 0 : warp_index % team_warps / 4 - 1; }
+  // Barriers: of a team's scoring warps; of all its warps, for a buffer that has weights, and for one that is free.
+  __device__ int team_barrier() const { return 1 + team(); }
+  __device__ int full_barrier(int buffer) const { return 1 + teams + (team() * buffers + buffer) * 2; }
+  __device__ int free_barrier(int buffer) const { return full_barrier(buffer) + 1; }
+  static constexpr int barriers = 1 + teams + teams * buffers * 2;
+  static_assert(barriers <= 16);
+  /// Whether any thread that scores says so.
+  __device__ bool team_any(bool said) const { return barrier_any<32 * score_warps>(team_barrier(), said); }
+  __device__ void team_sync() const { barrier_sync<32 * score_warps>(team_barrier()); }
+  __device__ int group() const { return view.model.group(); }
+  __device__ int64 position(int n) const { return length + (query + n) / group(); }
 
-  __device__ byte* team_memory() const {
-    return shared + team_at + team() * team_bytes;
+  __device__ int result_warp() const { return team() * score_warps + warp(); }
+  __device__ byte* team_memory() const { return shared + team_at + team() * team_bytes; }
+  __device__ byte* stage(int i) const { return team_memory() + i * tiles::stage_bytes; }
+  __device__ byte* weights(int buffer) const {
+    return team_memory() + weights_at + buffer * latent::groups * weight_bytes;
   }
-  __device__ byte* stage(int i) const {
-    return team_memory() + i * tiles::stage_bytes;
+  __device__ unit_change* changes(int i) const {
+    return reinterpret_cast<unit_change*>(team_memory() + changes_at) + i;
   }
-  __device__ float* units() const {
-    return reinterpret_cast<float*>(shared + unit_at);
-  }
-  __device__ float* ratios() const {
-    return reinterpret_cast<float*>(shared + ratio_at);
-  }
-  __device__ int4* visible() const {
-    return reinterpret_cast<int4*>(shared + visible_at);
-  }
+  __device__ float* units() const { return reinterpret_cast<float*>(shared + unit_at); }
+  __device__ float* ratios() const { return reinterpret_cast<float*>(shared + ratio_at); }
+  __device__ int4* visible() const { return reinterpret_cast<int4*>(shared + visible_at); }
   __device__ float* result(int w, int f) const {
     return reinterpret_cast<float*>(shared + result_at) + (w * fields + f) * queries;
   }
-  __device__ output_of* outputs() const {
-    return reinterpret_cast<output_of*>(shared + output_at);
+  /// Of a team's sums: what they count.
+  __device__ float* result_units() const {
+    return reinterpret_cast<float*>(shared + result_unit_at) + team() * scale_pitch;
   }
+  /// [teams][queries][sum_pitch], where rows lay.
+  __device__ float* totals() const { return reinterpret_cast<float*>(shared + team_at); }
+  __device__ output_of* outputs() const { return reinterpret_cast<output_of*>(shared + output_at); }
 
   /// This thread's queries j < own, and its rows i < 2 among the warp's 16, in products.
-  __device__ static int query_of(int j) {
-    return j / 2 * 8 + lane() % 4 * 2 + j % 2;
-  }
-  __device__ static int row_of(int i) {
-    return lane() / 4 + 8 * i;
-  }
-  KVC_HD static constexpr int product_at(int i, int j) {
-    return j / 2 * 4 + 2 * i + j % 2;
-  }
+  __device__ static int query_of(int j) { return j / 2 * 8 + lane() % 4 * 2 + j % 2; }
+  __device__ static int row_of(int i) { return lane() / 4 + 8 * i; }
+  KVC_HD static constexpr int product_at(int i, int j) { return j / 2 * 4 + 2 * i + j % 2; }
   using products = int32[4 * columns];
   using scores = float[2][own];                     ///< [rows][queries]
   using sums = float[value_products][4 * columns];  ///< of products; odd channels count 16
@@ -231,18 +204,8 @@ struct byte_block {
   /// 2 (lane % 4) and the next.
   using offset_sums = float[queries / 16][4];
 
-  /// Of values per group, that of product p of the warpgroup; registers have no index.
-  __device__ float of_product_group(int p, const float (&of_group)[latent::groups]) const {
-    const int group = group_of_product(team_group() * value_products + p);
-    float x = of_group[0];
-#pragma unroll
-    for (int g = 1; g < latent::groups; ++g) x = group == g ? of_group[g] : x;
-    return x;
-  }
   /// 1 / x of a power of two.
-  __device__ static float inverse_power(float x) {
-    return __uint_as_float((254u << 23) - __float_as_uint(x));
-  }
+  __device__ static float inverse_power(float x) { return __uint_as_float((254u << 23) - __float_as_uint(x)); }
   /// Whether queries are folded in shared memory, and not stored as they are.
   static constexpr bool folds_in_rows =
       !(transform<first>::stack::is_identity && transform<first>::dims_are_identity &&
@@ -276,18 +239,24 @@ struct byte_block {
   __device__ static bool have_grown(const packed_weights& p);
   __device__ static void put_tops(const scores& s, const float (&to_log2)[own], float* tops);
   __device__ uint32 put_scale_tops(const row_scales& scale, uint32* scale_tops) const;
-  __device__ void follow(const float* tops, const uint32* scale_tops, scale_units& unit, float (&m)[own],
-                         offset_sums& offsets, sums& o) const;
+  __device__ void follow(const float* tops, const uint32* scale_tops, unit_change& change, scale_units& unit,
+                         offset_sums& offsets) const;
+  __device__ void change_units(const unit_change& change, sums& o) const;
   __device__ void put_weights(const packed_weights& p, const row_scales& scale, const scale_units& unit,
                               byte* weights) const;
   __device__ static void add_offsets(const packed_weights& p, const uint32 (&constants)[4], offset_sums& offsets);
-  __device__ void accumulate(const byte* codes, const byte* weights, const typename tiles::copies& asked,
-                             sums& o) const;
+  __device__ void accumulate(const byte* codes, const byte* weights, sums& o) const;
 
-  // attend_bytes.cuh: the walk over the tiles, and the end.
+  // attend_bytes.cuh: the walks over the tiles, and the end.
+  struct walk;
   __device__ void run(const rows_view<const T>& q, int split, int splits, const attend_results& results) const;
-  __device__ void finish(int split, int splits, const scale_units& unit, const offset_sums& offsets, const sums& o,
-                         const attend_results& results) const;
+  __device__ void score_tiles(walk& w, int seen_begin, int seen_end) const;
+  __device__ void sum_tiles(walk& w, sums& o) const;
+  __device__ float largest_unit(int n) const;
+  __device__ static float share_of(float m, float top) { return m == lowest ? 0.0f : exp2_of(m - top); }
+  __device__ void put_outputs(int split, int splits, const attend_results& results) const;
+  __device__ void put_totals(const sums& o) const;
+  __device__ void write_outputs() const;
 };
 
 }  // namespace kvc::inline v0_1::cuda::detail

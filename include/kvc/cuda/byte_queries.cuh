@@ -81,7 +81,7 @@ __device__ void byte_block<Spec, T, Queries>::fold(const loaded_queries& x) cons
 #pragma unroll
       for (int c = 0; c < chunks; ++c) folded[c] = n < count ? x[f][c] * unit : 0.0f;
     } else {
-      float* of_model = reinterpret_cast<float*>(team_memory()) + warp() * fold_floats;
+      float* of_model = reinterpret_cast<float*>(shared + team_at) + warp_index * fold_floats;
       float* of_rows = of_model + Spec::query_width;
       for (int c = 0; c < score_width; c += 32) of_rows[c + lane()] = 0;
       if (n < count) {

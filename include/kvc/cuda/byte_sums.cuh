@@ -40,7 +40,7 @@ __device__ void byte_block<Spec, T, Queries>::put_tops(const scores& s, const fl
   for (int j = 0; j < own; ++j) {
     float x = fmaxf(s[0][j], s[1][j]) * to_log2[j];
     for (int lanes = 4; lanes < 32; lanes *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lanes));
-    tops[query_of(j) * team_warps] = x;  // lanes that have the same write the same
+    tops[query_of(j) * score_warps] = x;  // lanes that have the same write the same
   }
 }
 
@@ -60,23 +60,21 @@ __device__ uint32 byte_block<Spec, T, Queries>::put_scale_tops(const row_scales&
   return of_all;
 }
 
-/// The units of the team's sums, 2^m per query and one per group of channels, where maxima have outgrown them.
+/// The units of the team's sums, 2^m per query and one per group of channels, where maxima have outgrown them. All its
+/// warps that score find the same; the first says it to those that sum.
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::follow(const float* tops, const uint32* scale_tops, scale_units& unit,
-                                                     float (&m)[own], offset_sums& offsets, sums& o) const {
-  float of_query[own];
-  float* const factors = result(warp_index, field_l);  // results are put there in the end
-  __syncwarp();
-#pragma unroll
-  for (int j = 0; j < own; ++j) {
-    const int n = query_of(j);
+__device__ void byte_block<Spec, T, Queries>::follow(const float* tops, const uint32* scale_tops, unit_change& change,
+                                                     scale_units& unit, offset_sums& offsets) const {
+  float* const ms = result(result_warp(), field_m);
+  float* const factors = result(result_warp(), field_l);  // results are put there in the end
+  for (int n = lane(); n < queries; n += 32) {
     float top = lowest;
-    for (int w = 0; w < team_warps; ++w) top = fmaxf(top, tops[n * team_warps + w]);
-    const float next = top > m[j] + largest_weight ? top - largest_weight : m[j];
-    of_query[j] = exp2_of(m[j] - next);
-    m[j] = next;
-    result(warp_index, field_m)[n] = next;
-    factors[n] = of_query[j];
+    for (int w = 0; w < score_warps; ++w) top = fmaxf(top, tops[n * score_warps + w]);
+    const float m = ms[n];
+    const float next = top > m + largest_weight ? top - largest_weight : m;
+    ms[n] = next;
+    factors[n] = exp2_of(m - next);
+    if (warp() == 0) change.of_query[n] = factors[n];
   }
   __syncwarp();
 #pragma unroll
@@ -84,24 +82,27 @@ __device__ void byte_block<Spec, T, Queries>::follow(const float* tops, const ui
 #pragma unroll
     for (int e = 0; e < 4; ++e) offsets[k][e] *= factors[16 * k + e / 2 * 8 + lane() / 4];
   }
-  __syncwarp();
-  scale_units of_group;
 #pragma unroll
   for (int g = 0; g < latent::groups; ++g) {
     uint32 largest = 0;
-    for (int w = 0; w < team_warps; ++w) largest = max_of(largest, scale_tops[w * scale_pitch + g]);
+    for (int w = 0; w < score_warps; ++w) largest = max_of(largest, scale_tops[w * scale_pitch + g]);
     const float next = inverse_power(__uint_as_float(largest & 0x7f800000u));
     const bool grows = __uint_as_float(largest) * unit[g] >= largest_ratio;
-    of_group[g] = grows ? next * inverse_power(unit[g]) : 1.0f;
+    if (warp() == 0 && lane() == 0) change.of_group[g] = grows ? next * inverse_power(unit[g]) : 1.0f;
     unit[g] = grows ? next : unit[g];
   }
+}
+
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::change_units(const unit_change& change, sums& o) const {
 #pragma unroll
   for (int p = 0; p < value_products; ++p) {
-    const float of_product = of_product_group(p, of_group);
+    const float of_product = change.of_group[group_of_product(sum_group() * value_products + p)];
 #pragma unroll
     for (int j = 0; j < own; ++j) {
-      o[p][product_at(0, j)] *= of_query[j] * of_product;
-      o[p][product_at(1, j)] *= of_query[j] * of_product;
+      const float factor = of_product * change.of_query[query_of(j)];
+      o[p][product_at(0, j)] *= factor;
+      o[p][product_at(1, j)] *= factor;
     }
   }
 }
@@ -141,10 +142,9 @@ __device__ void byte_block<Spec, T, Queries>::add_offsets(const packed_weights& 
   }
 }
 
-/// o += the products of a tile. `codes`: this lane's row of matrices. Meanwhile it asks for rows of a later tile.
+/// o += the products of a tile. `codes`: this lane's row of matrices.
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::accumulate(const byte* codes, const byte* weights,
-                                                         const typename tiles::copies& asked, sums& o) const {
+__device__ void byte_block<Spec, T, Queries>::accumulate(const byte* codes, const byte* weights, sums& o) const {
   constexpr int fed = fed_products;
   constexpr int parts = rows / 32;  ///< of a tile
   constexpr int loads = value_products / fed * parts;
@@ -156,35 +156,31 @@ __device__ void byte_block<Spec, T, Queries>::accumulate(const byte* codes, cons
   };
   const int shift = splits_nibbles ? 8 : warp() % 2 * 8;
   uint32 next[4];
-  uint32 a[2][fed][2][4];  // [batches][products][steps of 16 rows]
+  uint32 a[2][2][4];  // [batches][steps of 16 rows]
   load(next, 0);
 #pragma unroll
   for (int n = 0; n < loads; ++n) {
-    const int p = n / parts * fed;
     const int part = n % parts;
-    if (n >= 2) warpgroup_wait<1>();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32 shifted = next[i] >> shift;
-      const uint32 x = splits_nibbles ? next[i] : shifted;
-      a[n % 2][0][i / 2][i % 2 * 2] = x & 0x000f000fu;
-      a[n % 2][0][i / 2][i % 2 * 2 + 1] = x & 0x00f000f0u;
-      a[n % 2][fed - 1][i / 2][i % 2 * 2] = shifted & 0x000f000fu;
-      a[n % 2][fed - 1][i / 2][i % 2 * 2 + 1] = shifted & 0x00f000f0u;
-    }
+    const uint32 words[4] = {next[0], next[1], next[2], next[3]};
     if (n + 1 < loads) load(next, n + 1);
-    const int g = group_of_product(team_group() * value_products + p);
-    const uint64 of_group = w + static_cast<uint64>((g * weight_bytes + part * 2 * operand_bytes) / 16);
-    warpgroup_fence();
 #pragma unroll
     for (int e = 0; e < fed; ++e) {
-      multiply_warpgroup(o[p + e], a[n % 2][e][0], of_group);
-      multiply_warpgroup(o[p + e], a[n % 2][e][1], of_group + operand_bytes / 16);
-    }
-    warpgroup_commit();
-    constexpr int asks = tiles::copies::count;
+      const int batch = n * fed + e;
+      const int p = n / parts * fed + e;
+      if (batch >= 2) warpgroup_wait<1>();
 #pragma unroll
-    for (int i = n * asks / loads; i < (n + 1) * asks / loads; ++i) asked.ask(i);
+      for (int i = 0; i < 4; ++i) {
+        const uint32 x = splits_nibbles && e == 0 ? words[i] : words[i] >> shift;
+        a[batch % 2][i / 2][i % 2 * 2] = x & 0x000f000fu;
+        a[batch % 2][i / 2][i % 2 * 2 + 1] = x & 0x00f000f0u;
+      }
+      const int g = group_of_product(sum_group() * value_products + p);
+      const uint64 of_group = w + static_cast<uint64>((g * weight_bytes + part * 2 * operand_bytes) / 16);
+      warpgroup_fence();
+      multiply_warpgroup(o[p], a[batch % 2][0], of_group);
+      multiply_warpgroup(o[p], a[batch % 2][1], of_group + operand_bytes / 16);
+      warpgroup_commit();
+    }
   }
   warpgroup_wait<0>();
 }

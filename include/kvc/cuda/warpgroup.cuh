@@ -33,6 +33,84 @@ template <int Pending>
 __device__ inline void warpgroup_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
+/// A warpgroup goes on with fewer registers per thread than the kernel began with, or with more, once others have let
+/// them go.
+template <int Count>
+__device__ inline void keep_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
+}
+template <int Count>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+
+/// Barriers of some warps of a block, by number. Racecheck does not follow numbers in registers: with
+/// KVC_LITERAL_BARRIERS they are in the instructions.
+template <class Function>
+__device__ inline void with_barrier(int id, const Function& f) {
+#if defined(KVC_LITERAL_BARRIERS)
+  switch (id) {
+    case 1:
+      return f(constant<1>{});
+    case 2:
+      return f(constant<2>{});
+    case 3:
+      return f(constant<3>{});
+    case 4:
+      return f(constant<4>{});
+    case 5:
+      return f(constant<5>{});
+    case 6:
+      return f(constant<6>{});
+    case 7:
+      return f(constant<7>{});
+    case 8:
+      return f(constant<8>{});
+    case 9:
+      return f(constant<9>{});
+    default:
+      return f(constant<10>{});
+  }
+#else
+  f(id);
+#endif
+}
+template <int Threads>
+__device__ inline void barrier_sync(int id) {
+#if defined(KVC_LITERAL_BARRIERS)
+  with_barrier(id, [](auto n) { asm volatile("bar.sync %0, %1;" ::"n"(n.value), "n"(Threads) : "memory"); });
+#else
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(Threads) : "memory");
+#endif
+}
+/// Does not wait.
+template <int Threads>
+__device__ inline void barrier_arrive(int id) {
+#if defined(KVC_LITERAL_BARRIERS)
+  with_barrier(id, [](auto n) { asm volatile("bar.arrive %0, %1;" ::"n"(n.value), "n"(Threads) : "memory"); });
+#else
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(Threads) : "memory");
+#endif
+}
+/// Whether any thread says so.
+template <int Threads>
+__device__ inline bool barrier_any(int id, bool said) {
+  int any = 0;
+#if defined(KVC_LITERAL_BARRIERS)
+  with_barrier(id, [&](auto n) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
+                 : "=r"(any)
+                 : "r"(static_cast<int>(said)), "n"(n.value), "n"(Threads)
+                 : "memory");
+  });
+#else
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
+               : "=r"(any)
+               : "r"(static_cast<int>(said)), "r"(id), "n"(Threads)
+               : "memory");
+#endif
+  return any != 0;
+}
 /// What this thread wrote to shared memory can be read by products, after a barrier.
 __device__ inline void publish_operands() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

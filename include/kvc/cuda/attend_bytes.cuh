@@ -10,18 +10,15 @@
 
 namespace kvc::inline v0_1::cuda::detail {
 
-/// Where a team is among its tiles, and, where it scores, which it asks for.
+/// Where a warp is among its team's tiles.
 template <class Spec, class T, int Queries>
 struct byte_block<Spec, T, Queries>::walk {
   const byte_block& block;
   cursor now;
-  cursor ahead;
-  int tile = 0;    ///< of the team's
-  int copied = 0;  ///< how many were asked for
+  int tile = 0;  ///< of the team's
 
   __device__ explicit walk(const byte_block& b) : block(b), now(tiles::at_span(b.spans, 0)) {
     tiles::skip(b.spans, now, b.team());
-    ahead = now;
   }
   __device__ bool is_end() const { return now.is_end(); }
   __device__ void next() {
@@ -29,17 +26,30 @@ struct byte_block<Spec, T, Queries>::walk {
     ++tile;
   }
   __device__ const byte* rows() const { return block.stage(tile % stages); }
-  __device__ typename tiles::copies prepare() {
-    const typename tiles::copies asked = tiles::prepare(ahead, teams, block.view, block.step, block.index, block.slot,
-                                                        block.stage(copied % stages), block.warp(), lane());
-    tiles::skip(block.spans, ahead, teams);
-    ++copied;
-    return asked;
+};
+
+/// Which tiles the first warpgroup that sums asks for: each warp 16 of 64 rows.
+template <class Spec, class T, int Queries>
+struct byte_block<Spec, T, Queries>::row_copies {
+  const byte_block& block;
+  cursor at[score_groups];
+  int tile = 0;
+
+  __device__ explicit row_copies(const walk& w) : block(w.block) {
+    for (int i = 0; i < score_groups; ++i) at[i] = w.now;
   }
-  __device__ static void ask(const typename tiles::copies& asked) {
+  /// The next tile, which may be none.
+  __device__ void ask() {
 #pragma unroll
-    for (int n = 0; n < tiles::copies::count; ++n) asked.ask(n);
-    commit_copies();
+    for (int i = 0; i < score_groups; ++i) {
+      const typename tiles::copies asked = tiles::prepare(at[i], teams, block.view, block.step, block.index, block.slot,
+                                                          block.stage(tile % stages), block.warp() + 4 * i, lane());
+      tiles::skip(block.spans, at[i], teams);
+#pragma unroll
+      for (int n = 0; n < tiles::copies::count; ++n) asked.ask(n);
+    }
+    count_copies(block.arrived(tile % stages));
+    ++tile;
   }
 };
 
@@ -51,26 +61,26 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   const span_finder<Spec, rows> find{position(0), position(count - 1), params.window};
   if (threadIdx.x == 0) find.find(split, splits, spans);
   if (warp_index == warps - 1) put_visible();
+  if (scores_rows() && warp() == 0 && lane() < stages) begin_counting(arrived(lane()), 32 * 4);
   __syncthreads();
 
   walk w(*this);
-  typename tiles::copies asked{};
-  if (!folds_in_rows && scores_rows()) asked = w.prepare();  // while the block is looked up, queries are folded
+  row_copies copies(w);
+  if (!folds_in_rows && copies_rows()) copies.ask();
   fold(model_queries);
-  if (!folds_in_rows && scores_rows()) w.ask(asked);
   publish_operands();
   __syncthreads();  // the queries are there; they may have lain where rows will
   if (scores_rows()) {
-    if constexpr (moves_registers) keep_registers<152>();
+    if constexpr (score_registers > 0) keep_registers<score_registers>();
     const row_range all = find.seen_by_all();
     score_tiles(w, static_cast<int>(all.begin), static_cast<int>(all.end));
     __syncthreads();  // results are there
     put_outputs(split, splits, results);
     __syncthreads();
   } else {
-    if constexpr (moves_registers) take_registers<176>();
+    if constexpr (sum_registers > 0) take_registers<sum_registers>();
     sums o = {};
-    sum_tiles(w, o);
+    sum_tiles(w, copies, o);
     __syncthreads();  // results are there, rows no longer needed
     put_totals(o);
     __syncthreads();  // totals are there, and what outputs take
@@ -91,15 +101,11 @@ __device__ void byte_block<Spec, T, Queries>::score_tiles(walk& w, int seen_begi
   uint32* scale_tops = reinterpret_cast<uint32*>(team_memory() + scale_tops_at);
   // Matrices are loaded by rows: two blocks of rows of two chunks.
   const int score_offset = (warp() * 16 + lane() % 16) * pitch + lane() / 16 * 16;
-  constexpr int asked_ahead = stages - buffers;
-#pragma unroll 1
-  while (w.copied < asked_ahead) w.ask(w.prepare());
 
 #pragma unroll 1
   for (; !w.is_end(); w.next()) {
     const cursor& c = w.now;
-    wait_copies<asked_ahead - 1>();
-    __syncwarp();  // the warp's rows are there
+    wait_for_count(arrived(w.tile % stages), w.tile / stages);
     const byte* staged = w.rows();
     unit_change& change = *changes(w.tile % stages);
     const bool whole = c.begin >= seen_begin && c.begin + rows <= seen_end && c.is_whole();
@@ -182,13 +188,11 @@ __device__ void byte_block<Spec, T, Queries>::score_tiles(walk& w, int seen_begi
     put_weights(p, scale, unit, weights(buffer));
     add_offsets(p, row_constants, offsets);
     publish_operands();
-    barrier_arrive<32 * team_warps>(full_barrier(buffer));  // the weights are there, and the warp's rows
-    w.ask(w.prepare());
+    barrier_arrive<32 * team_warps>(full_barrier(buffer));  // the weights are there
   }
   for (int tile = max_of(w.tile - buffers, 0); tile < w.tile; ++tile) {
     barrier_sync<32 * team_warps>(free_barrier(tile % buffers));
   }
-  wait_copies<0>();
 
 #pragma unroll
   for (int k = 0; k < queries / 16; ++k) {
@@ -209,18 +213,24 @@ __device__ void byte_block<Spec, T, Queries>::score_tiles(walk& w, int seen_begi
 }
 
 template <class Spec, class T, int Queries>
-__device__ void byte_block<Spec, T, Queries>::sum_tiles(walk& w, sums& o) const {
+__device__ void byte_block<Spec, T, Queries>::sum_tiles(walk& w, row_copies& copies, sums& o) const {
   // Matrices are loaded by rows: four blocks of rows.
   const int value_offset = lane() * pitch + warp() / (splits_nibbles ? 1 : 2) * 16 + sum_group() * value_products * 32;
+  if (copies_rows()) {
+#pragma unroll 1
+    while (copies.tile < stages - 1) copies.ask();
+  }
 #pragma unroll 1
   for (; !w.is_end(); w.next()) {
     const int buffer = w.tile % buffers;
     barrier_sync<32 * team_warps>(full_barrier(buffer));
     const unit_change& change = *changes(w.tile % stages);
+    if (copies_rows()) copies.ask();  // all that sum are at this tile: the stage of the one before is free
     if (change.exists) change_units(change, o);
     accumulate(w.rows() + value_offset, weights(buffer), o);
     barrier_arrive<32 * team_warps>(free_barrier(buffer));
   }
+  wait_copies<0>();
 }
 
 /// The largest unit of the teams' sums of query n, as log 2.

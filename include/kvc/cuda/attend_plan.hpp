@@ -103,8 +103,8 @@ constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds&
   int64 wanted = max_of<int64>(1, at_once / max_of<int64>(blocks, 1));
   if (shape::first::is_deferred) wanted = full_waves(max_of<int64>(blocks, 1), at_once, wanted, tiles / 16);
   const int64 most = min_of<int64>(wanted, most_splits);
-  if (shape::is_latent) {  // whole rounds of three teams (byte_block.cuh)
-    const int64 of_split = max_of<int64>(3, round_up<int64>(ceil_div(tiles, most), 3));
+  if (shape::is_latent) {  // whole rounds of two teams (byte_block.cuh)
+    const int64 of_split = max_of<int64>(2, round_up<int64>(ceil_div(tiles, most), 2));
     plan.splits = static_cast<int>(max_of<int64>(1, ceil_div(tiles, of_split)));
   } else {
     plan.splits = static_cast<int>(max_of<int64>(1, min_of(most, ceil_div<int64>(tiles, 4))));

@@ -42,11 +42,14 @@ struct byte_block {
   static constexpr bool splits_nibbles = latent::group_chunks % 4 == 0 && latent::chunks % 4 == 0;
   static constexpr int fed_products = splits_nibbles ? 2 : 1;  ///< by a load of 32 channels
 
-  /// Warpgroups of a team that sum, and teams: as many as leave a thread the registers that it needs.
-  static constexpr int sum_groups = queries > 16 && latent::chunks % (4 * fed_products) == 0 ? 2 : 1;
+  /// Warpgroups of a team that score, those that sum, and teams: as many as leave a thread the registers that it needs.
+  static constexpr int score_groups = queries == 32 ? 2 : 1;
+  static constexpr int sum_groups = queries > 32 ? 2 : 1;
   static constexpr int teams = queries > 16 ? 1 : 2;
-  static constexpr bool moves_registers = queries > 32;  ///< from threads that score to those that sum
-  static constexpr int score_warps = 4;                  ///< of a team
+  /// Registers of a thread, of 512 for the four of a multiprocessor's quarter: where they are not the same for all.
+  static constexpr int score_registers = queries == 16 ? 0 : queries == 32 ? 160 : 152;
+  static constexpr int sum_registers = queries == 16 ? 0 : queries == 32 ? 184 : 176;
+  static constexpr int score_warps = 4 * score_groups;  ///< of a team
   static constexpr int team_warps = score_warps + 4 * sum_groups;
   static constexpr int warps = teams * team_warps;
   static constexpr int threads = 32 * warps;
@@ -66,8 +69,9 @@ struct byte_block {
   static constexpr int operand_bytes = 32 * queries;              ///< of 32 channels in bytes, of 16 rows in fp16
   static constexpr int weight_bytes = rows / 16 * operand_bytes;  ///< of a group
   static constexpr int scale_pitch = 4;
-  static constexpr int buffers = 2;           ///< of weights
-  static constexpr int stages = buffers + 2;  ///< as many are summed or wait for it, one is scored, one on its way
+  static constexpr int buffers = 2;  ///< of weights
+  /// As many are summed or wait for it, one is scored, and one or two are on their way.
+  static constexpr int stages = buffers + (queries == 32 ? 1 : 2);
   using tiles = byte_tiles<Spec, score_warps, stages>;
   using cursor = typename tiles::cursor;
   static constexpr int pitch = tiles::pitch;
@@ -80,7 +84,8 @@ struct byte_block {
     float of_group[scale_pitch];
     int exists;
   };
-  static constexpr int changes_at = scale_tops_at + score_warps * scale_pitch * 4;  // [stages]
+  static constexpr int arrived_at = scale_tops_at + score_warps * scale_pitch * 4;  // [stages]
+  static constexpr int changes_at = arrived_at + stages * 8;                        // [stages]
   static constexpr int team_bytes = round_up(changes_at + stages * static_cast<int>(sizeof(unit_change)), 128);
 
   // Shared memory of a block.
@@ -153,8 +158,11 @@ struct byte_block {
   __device__ int team() const { return warp_index / team_warps; }
   __device__ bool scores_rows() const { return warp_index % team_warps < score_warps; }
   /// Among those that score; among the four of a warpgroup that sums.
-  __device__ int warp() const { return warp_index % 4; }
-  __device__ int sum_group() const { return sum_groups == 1 ? 0 : warp_index % team_warps / 4 - 1; }
+  __device__ int warp() const {
+    const int w = warp_index % team_warps;
+    return w < score_warps ? w : (w - score_warps) % 4;
+  }
+  __device__ int sum_group() const { return sum_groups == 1 ? 0 : (warp_index % team_warps - score_warps) / 4; }
   // Barriers: of a team's scoring warps; of all its warps, for a buffer that has weights, and for one that is free.
   __device__ int team_barrier() const { return 1 + team(); }
   __device__ int full_barrier(int buffer) const { return 1 + teams + (team() * buffers + buffer) * 2; }
@@ -170,9 +178,12 @@ struct byte_block {
   __device__ int result_warp() const { return team() * score_warps + warp(); }
   __device__ byte* team_memory() const { return shared + team_at + team() * team_bytes; }
   __device__ byte* stage(int i) const { return team_memory() + i * tiles::stage_bytes; }
+  __device__ bool copies_rows() const { return !scores_rows() && sum_group() == 0; }
   __device__ byte* weights(int buffer) const {
     return team_memory() + weights_at + buffer * latent::groups * weight_bytes;
   }
+  /// Counts the threads whose part of a stage's rows is there.
+  __device__ uint64* arrived(int i) const { return reinterpret_cast<uint64*>(team_memory() + arrived_at) + i; }
   __device__ unit_change* changes(int i) const {
     return reinterpret_cast<unit_change*>(team_memory() + changes_at) + i;
   }
@@ -249,9 +260,10 @@ struct byte_block {
 
   // attend_bytes.cuh: the walks over the tiles, and the end.
   struct walk;
+  struct row_copies;
   __device__ void run(const rows_view<const T>& q, int split, int splits, const attend_results& results) const;
   __device__ void score_tiles(walk& w, int seen_begin, int seen_end) const;
-  __device__ void sum_tiles(walk& w, sums& o) const;
+  __device__ void sum_tiles(walk& w, row_copies& copies, sums& o) const;
   __device__ float largest_unit(int n) const;
   __device__ static float share_of(float m, float top) { return m == lowest ? 0.0f : exp2_of(m - top); }
   __device__ void put_outputs(int split, int splits, const attend_results& results) const;

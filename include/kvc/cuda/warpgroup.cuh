@@ -44,6 +44,22 @@ __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
 }
 
+// What counts, in shared memory, the threads whose copies are there.
+__device__ inline void begin_counting(uint64* arrived, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(arrived)), "r"(count) : "memory");
+}
+/// Once the thread's copies so far (copy_async) are there; does not wait.
+__device__ inline void count_copies(uint64* arrived) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(arrived)) : "memory");
+}
+/// Waits until all have been counted for the time-th time, from 0 on.
+__device__ inline void wait_for_count(const uint64* arrived, int time) {
+  asm volatile("{.reg .pred p; WAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra WAIT;}" ::"r"(
+                   shared_address(arrived)),
+               "r"(time & 1)
+               : "memory");
+}
+
 /// Barriers of some warps of a block, by number. Racecheck does not follow numbers in registers: with
 /// KVC_LITERAL_BARRIERS they are in the instructions.
 template <class Function>

@@ -60,73 +60,80 @@ __device__ inline void wait_for_count(const uint64* arrived, int time) {
                : "memory");
 }
 
-/// Barriers of some warps of a block, by number. Racecheck does not follow numbers in registers: with
-/// KVC_LITERAL_BARRIERS they are in the instructions.
+/// Barriers of some warps of a block, by number from 1 to 10.
+#if defined(KVC_LITERAL_BARRIERS)  // racecheck follows only numbers that are in the instructions
+template <int Number>
+struct barrier_number {
+  static constexpr int value = Number;
+};
 template <class Function>
 __device__ inline void with_barrier(int id, const Function& f) {
-#if defined(KVC_LITERAL_BARRIERS)
   switch (id) {
     case 1:
-      return f(constant<1>{});
+      return f(barrier_number<1>{});
     case 2:
-      return f(constant<2>{});
+      return f(barrier_number<2>{});
     case 3:
-      return f(constant<3>{});
+      return f(barrier_number<3>{});
     case 4:
-      return f(constant<4>{});
+      return f(barrier_number<4>{});
     case 5:
-      return f(constant<5>{});
+      return f(barrier_number<5>{});
     case 6:
-      return f(constant<6>{});
+      return f(barrier_number<6>{});
     case 7:
-      return f(constant<7>{});
+      return f(barrier_number<7>{});
     case 8:
-      return f(constant<8>{});
+      return f(barrier_number<8>{});
     case 9:
-      return f(constant<9>{});
+      return f(barrier_number<9>{});
     default:
-      return f(constant<10>{});
+      return f(barrier_number<10>{});
   }
-#else
-  f(id);
-#endif
 }
 template <int Threads>
 __device__ inline void barrier_sync(int id) {
-#if defined(KVC_LITERAL_BARRIERS)
-  with_barrier(id, [](auto n) { asm volatile("bar.sync %0, %1;" ::"n"(n.value), "n"(Threads) : "memory"); });
+  with_barrier(id, [](auto n) { asm volatile("bar.sync %0, %1;" ::"n"(decltype(n)::value), "n"(Threads) : "memory"); });
+}
+template <int Threads>
+__device__ inline void barrier_arrive(int id) {
+  with_barrier(id, [](auto n) {
+    asm volatile("bar.arrive %0, %1;" ::"n"(decltype(n)::value), "n"(Threads) : "memory");
+  });
+}
+template <int Threads>
+__device__ inline bool barrier_any(int id, bool said) {
+  int any = 0;
+  with_barrier(id, [&](auto n) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
+                 : "=r"(any)
+                 : "r"(static_cast<int>(said)), "n"(decltype(n)::value), "n"(Threads)
+                 : "memory");
+  });
+  return any != 0;
+}
 #else
+template <int Threads>
+__device__ inline void barrier_sync(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(Threads) : "memory");
-#endif
 }
 /// Does not wait.
 template <int Threads>
 __device__ inline void barrier_arrive(int id) {
-#if defined(KVC_LITERAL_BARRIERS)
-  with_barrier(id, [](auto n) { asm volatile("bar.arrive %0, %1;" ::"n"(n.value), "n"(Threads) : "memory"); });
-#else
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(Threads) : "memory");
-#endif
 }
 /// Whether any thread says so.
 template <int Threads>
 __device__ inline bool barrier_any(int id, bool said) {
-  int any = 0;
-#if defined(KVC_LITERAL_BARRIERS)
-  with_barrier(id, [&](auto n) {
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
-                 : "=r"(any)
-                 : "r"(static_cast<int>(said)), "n"(n.value), "n"(Threads)
-                 : "memory");
-  });
-#else
+  int any;
   asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; bar.red.or.pred p, %2, %3, p; selp.b32 %0, 1, 0, p;}"
                : "=r"(any)
                : "r"(static_cast<int>(said)), "r"(id), "n"(Threads)
                : "memory");
-#endif
   return any != 0;
 }
+#endif
+
 /// What this thread wrote to shared memory can be read by products, after a barrier.
 __device__ inline void publish_operands() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

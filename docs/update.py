@@ -13,7 +13,7 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
   <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend or append): of all rows,
                                     or of those whose ids begin so
-  <!-- host: FOLDER [ID,...] -->    the same of the newest FOLDER/host-*.json
+  <!-- host: FOLDER [ID,... [MACHINE]] -->  the same of the newest FOLDER/host-*.json, or of host-MACHINE*.json
   <!-- plot: FILE.svg FOLDER -->    a plot of the newest FOLDER/host-*.json, which is written to FILE
   <!-- compile: FOLDER -->          what the newest FOLDER/compile-*.json says of compiling, beside the budgets
   <!-- result: PATH -->             a committed output of a program that needs a GPU, as text
@@ -172,12 +172,12 @@ HOST = [  # heading, field of a row, format
 ]
 
 
-def newest_host(root, folder):
-    return newest_report(root, folder, "host-*.json", ("host-peers-", ".benchmark."))
+def newest_host(root, folder, machine=""):
+    return newest_report(root, folder, f"host-{machine}*.json", ("host-peers-", ".benchmark."))
 
 
-def host(root, folder, prefixes=""):
-    found = newest_host(root, folder)
+def host(root, folder, prefixes="", machine=""):
+    found = newest_host(root, folder, machine)
     if found is None:
         return "*No measurement is committed yet; `bash bench/host.sh` makes one.*"
     date, name, data = found

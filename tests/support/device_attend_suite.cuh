@@ -286,8 +286,6 @@ TEST_CASE("ragged batches: every sequence as if it were alone") {
   }
 }
 
-namespace detail {
-
 struct flat_result {
   std::vector<float> out, lse;
 };
@@ -303,8 +301,6 @@ inline bool same_classes(const std::vector<float>& a, const std::vector<float>& 
 inline bool all_finite(const std::vector<float>& x) {
   return std::all_of(x.begin(), x.end(), [](float v) { return std::isfinite(v); });
 }
-
-}  // namespace detail
 
 TEST_CASE("NaN and infinities come out where the host has them: of a step of many rows, and of one row after it") {
   INFO("KVC_TEST_SEED=", test_seed());

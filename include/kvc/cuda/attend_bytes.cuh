@@ -70,21 +70,28 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   fold(model_queries);
   publish_operands();
   __syncthreads();  // the queries are there; they may have lain where rows will
+  sums o;           // of warps that sum
   if (scores_rows()) {
     if constexpr (score_registers > 0) keep_registers<score_registers>();
     const row_range all = find.seen_by_all();
     score_tiles(w, static_cast<int>(all.begin), static_cast<int>(all.end));
-    __syncthreads();  // results are there
-    put_outputs(split, splits, results);
-    __syncthreads();
   } else {
     if constexpr (sum_registers > 0) take_registers<sum_registers>();
-    sums o = {};
+#pragma unroll
+    for (int p = 0; p < value_products; ++p) {
+#pragma unroll
+      for (int i = 0; i < 4 * columns; ++i) o[p][i] = 0;
+    }
     sum_tiles(w, copies, o);
-    __syncthreads();  // results are there, rows no longer needed
-    put_totals(o);
-    __syncthreads();  // totals are there, and what outputs take
   }
+  __syncthreads();  // results are there, rows no longer needed
+  if (scores_rows()) {
+    if (warp() == 0 && lane() < stages) end_counting(arrived(lane()));
+    put_outputs(split, splits, results);
+  } else {
+    put_totals(o);
+  }
+  __syncthreads();  // totals are there, and what outputs take
   write_outputs();
 }
 
@@ -188,7 +195,7 @@ __device__ void byte_block<Spec, T, Queries>::score_tiles(walk& w, int seen_begi
     put_weights(p, scale, unit, weights(buffer));
     add_offsets(p, row_constants, offsets);
     publish_operands();
-    barrier_arrive<32 * team_warps>(full_barrier(buffer));  // the weights are there
+    barrier_arrive<32 * team_warps, true>(full_barrier(buffer));  // the weights are there
   }
   for (int tile = max_of(w.tile - buffers, 0); tile < w.tile; ++tile) {
     barrier_sync<32 * team_warps>(free_barrier(tile % buffers));

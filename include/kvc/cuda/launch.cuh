@@ -28,6 +28,14 @@ __device__ inline bool reports(uint32* report, bool wrong, report_code code) {
 template <class... Parameters>
 status allow_shared(void (*kernel)(Parameters...), std::size_t bytes, const char* call) {
   if (bytes <= 48 * 1024) return status::ok;
+  int device = 0;
+  int most = 0;
+  status s = status_of(cudaGetDevice(&device), call);
+  if (s == status::ok) {
+    s = status_of(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), call);
+  }
+  if (s != status::ok) return s;
+  if (bytes > static_cast<std::size_t>(most)) return status::unsupported;
   const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (allowed == cudaSuccess) return status::ok;

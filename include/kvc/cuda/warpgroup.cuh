@@ -48,6 +48,9 @@ __device__ inline void take_registers() {
 __device__ inline void begin_counting(uint64* arrived, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(arrived)), "r"(count) : "memory");
 }
+__device__ inline void end_counting(uint64* arrived) {
+  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(arrived)) : "memory");
+}
 /// Once the thread's copies so far (copy_async) are there; does not wait.
 __device__ inline void count_copies(uint64* arrived) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(arrived)) : "memory");
@@ -95,11 +98,16 @@ template <int Threads>
 __device__ inline void barrier_sync(int id) {
   with_barrier(id, [](auto n) { asm volatile("bar.sync %0, %1;" ::"n"(decltype(n)::value), "n"(Threads) : "memory"); });
 }
-template <int Threads>
+/// Does not wait. Where it may, it does for racecheck, which does not see order that comes from arriving alone.
+template <int Threads, bool MayWait = false>
 __device__ inline void barrier_arrive(int id) {
-  with_barrier(id, [](auto n) {
-    asm volatile("bar.arrive %0, %1;" ::"n"(decltype(n)::value), "n"(Threads) : "memory");
-  });
+  if constexpr (MayWait) {
+    barrier_sync<Threads>(id);
+  } else {
+    with_barrier(id, [](auto n) {
+      asm volatile("bar.arrive %0, %1;" ::"n"(decltype(n)::value), "n"(Threads) : "memory");
+    });
+  }
 }
 template <int Threads>
 __device__ inline bool barrier_any(int id, bool said) {
@@ -118,7 +126,7 @@ __device__ inline void barrier_sync(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(Threads) : "memory");
 }
 /// Does not wait.
-template <int Threads>
+template <int Threads, bool MayWait = false>
 __device__ inline void barrier_arrive(int id) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(Threads) : "memory");
 }

@@ -70,28 +70,23 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   fold(model_queries);
   publish_operands();
   __syncthreads();  // the queries are there; they may have lain where rows will
-  sums o;           // of warps that sum
+  // Not in common code, in which all would keep registers for sums.
   if (scores_rows()) {
     if constexpr (score_registers > 0) keep_registers<score_registers>();
     const row_range all = find.seen_by_all();
     score_tiles(w, static_cast<int>(all.begin), static_cast<int>(all.end));
-  } else {
-    if constexpr (sum_registers > 0) take_registers<sum_registers>();
-#pragma unroll
-    for (int p = 0; p < value_products; ++p) {
-#pragma unroll
-      for (int i = 0; i < 4 * columns; ++i) o[p][i] = 0;
-    }
-    sum_tiles(w, copies, o);
-  }
-  __syncthreads();  // results are there, rows no longer needed
-  if (scores_rows()) {
+    barrier_sync<threads>(block_barrier);  // results are there
     if (warp() == 0 && lane() < stages) end_counting(arrived(lane()));
     put_outputs(split, splits, results);
+    barrier_sync<threads>(block_barrier);
   } else {
+    if constexpr (sum_registers > 0) take_registers<sum_registers>();
+    sums o = {};
+    sum_tiles(w, copies, o);
+    barrier_sync<threads>(block_barrier);  // results are there, rows no longer needed
     put_totals(o);
+    barrier_sync<threads>(block_barrier);  // totals are there, and what outputs take
   }
-  __syncthreads();  // totals are there, and what outputs take
   write_outputs();
 }
 

@@ -167,8 +167,8 @@ struct byte_block {
   __device__ int team_barrier() const { return 1 + team(); }
   __device__ int full_barrier(int buffer) const { return 1 + teams + (team() * buffers + buffer) * 2; }
   __device__ int free_barrier(int buffer) const { return full_barrier(buffer) + 1; }
-  static constexpr int barriers = 1 + teams + teams * buffers * 2;
-  static_assert(barriers <= 11);
+  static constexpr int block_barrier = 1 + teams + teams * buffers * 2;  ///< of all
+  static_assert(block_barrier <= 11);
   /// Whether any thread that scores says so.
   __device__ bool team_any(bool said) const { return barrier_any<32 * score_warps>(team_barrier(), said); }
   __device__ void team_sync() const { barrier_sync<32 * score_warps>(team_barrier()); }

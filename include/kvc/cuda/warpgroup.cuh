@@ -63,7 +63,7 @@ __device__ inline void wait_for_count(const uint64* arrived, int time) {
                : "memory");
 }
 
-/// Barriers of some warps of a block, by number from 1 to 10.
+/// Barriers of some warps of a block, by number from 1 to 11.
 #if defined(KVC_LITERAL_BARRIERS)  // racecheck follows only numbers that are in the instructions
 template <int Number>
 struct barrier_number {
@@ -90,8 +90,10 @@ __device__ inline void with_barrier(int id, const Function& f) {
       return f(barrier_number<8>{});
     case 9:
       return f(barrier_number<9>{});
-    default:
+    case 10:
       return f(barrier_number<10>{});
+    default:
+      return f(barrier_number<11>{});
   }
 }
 template <int Threads>

@@ -7,7 +7,8 @@
 #include "seed.hpp"
 
 // Attention over latents in 4-bit codes with products of bytes (cuda/attend_bytes.cuh), within the error of rounding
-// queries and weights to 8 bits. Blocks have 16, 32 or 64 queries, groups 64 channels or multiples of 128.
+// queries and weights to 8 bits, as on the host; here weights are fp16, which is less. Blocks have 16, 32 or 64
+// queries, groups 64 channels or multiples of 128.
 
 namespace {
 

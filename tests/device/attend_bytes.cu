@@ -124,6 +124,7 @@ TEST_CASE("products of bytes: ragged batches against the oracle") {
     cache->commit();
     double worst = 0;
     for (std::size_t i = 0; i < lengths.size(); ++i) {
+      if (!has_all_seen(f, lengths[i])) continue;
       for (std::size_t v = 0; v < variants.size(); ++v) {
         for (int layer = 0; layer < f.layers; ++layer) {
           const checked_row row{*cache,      requests[i].sequence, layer, seeds[last[i]], lengths[i] - 1,

@@ -61,7 +61,8 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   const span_finder<Spec, rows> find{position(0), position(count - 1), params.window};
   if (threadIdx.x == 0) find.find(split, splits, spans);
   if (warp_index == warps - 1) put_visible();
-  if (scores_rows() && warp() == 0 && lane() < stages) begin_counting(arrived(lane()), 32 * 4);
+  begin_counters();
+  if (scores_rows() && warp() == 0 && lane() < scale_pitch) result_units()[lane()] = 0;
   __syncthreads();
 
   walk w(*this);
@@ -70,23 +71,26 @@ __device__ void byte_block<Spec, T, Queries>::run(const rows_view<const T>& q, i
   fold(model_queries);
   publish_operands();
   __syncthreads();  // the queries are there; they may have lain where rows will
-  // Not in common code, in which all would keep registers for sums.
   if (scores_rows()) {
     if constexpr (score_registers > 0) keep_registers<score_registers>();
     const row_range all = find.seen_by_all();
     score_tiles(w, static_cast<int>(all.begin), static_cast<int>(all.end));
-    barrier_sync<threads>(block_barrier);  // results are there
-    if (warp() == 0 && lane() < stages) end_counting(arrived(lane()));
-    put_outputs(split, splits, results);
-    barrier_sync<threads>(block_barrier);
   } else {
     if constexpr (sum_registers > 0) take_registers<sum_registers>();
     sums o = {};
     sum_tiles(w, copies, o);
-    barrier_sync<threads>(block_barrier);  // results are there, rows no longer needed
+    sum_sync();  // the team's rows and weights are no longer needed
     put_totals(o);
-    barrier_sync<threads>(block_barrier);  // totals are there, and what outputs take
   }
+  __syncthreads();  // totals and results are there
+  end_counters();
+  put_outputs(split, splits, results);
+  if (scores_rows()) {
+    team_sync();  // racecheck follows a barrier of all only after these
+  } else {
+    sum_sync();
+  }
+  __syncthreads();
   write_outputs();
 }
 
@@ -186,14 +190,11 @@ __device__ void byte_block<Spec, T, Queries>::score_tiles(walk& w, int seen_begi
     }
     if (warp() == 0 && lane() == 0) change.exists = changes_units;
     const int buffer = w.tile % buffers;
-    if (w.tile >= buffers) barrier_sync<32 * team_warps>(free_barrier(buffer));  // the tile before in it is summed
+    if (w.tile >= buffers) wait_for_count(summed(buffer), w.tile / buffers - 1);
     put_weights(p, scale, unit, weights(buffer));
     add_offsets(p, row_constants, offsets);
     publish_operands();
-    barrier_arrive<32 * team_warps, true>(full_barrier(buffer));  // the weights are there
-  }
-  for (int tile = max_of(w.tile - buffers, 0); tile < w.tile; ++tile) {
-    barrier_sync<32 * team_warps>(free_barrier(tile % buffers));
+    count_warp(filled(buffer));
   }
 
 #pragma unroll
@@ -204,12 +205,6 @@ __device__ void byte_block<Spec, T, Queries>::score_tiles(walk& w, int seen_begi
       const int n = 16 * k + e / 2 * 8 + lane() / 4;
       if (constant < latent::groups) result(result_warp(), field_offsets + constant)[n] = offsets[k][e];
       if (constant == 4) result(result_warp(), field_l)[n] = offsets[k][e];
-    }
-  }
-  if (warp() == 0 && lane() == 0) {
-#pragma unroll
-    for (int g = 0; g < latent::groups; ++g) {
-      result_units()[g] = unit[g] == no_unit ? 0.0f : inverse_power(unit[g]) * sum_unit;
     }
   }
 }
@@ -225,12 +220,15 @@ __device__ void byte_block<Spec, T, Queries>::sum_tiles(walk& w, row_copies& cop
 #pragma unroll 1
   for (; !w.is_end(); w.next()) {
     const int buffer = w.tile % buffers;
-    barrier_sync<32 * team_warps>(full_barrier(buffer));
+    wait_for_count(filled(buffer), w.tile / buffers);
     const unit_change& change = *changes(w.tile % stages);
-    if (copies_rows()) copies.ask();  // all that sum are at this tile: the stage of the one before is free
+    if (copies_rows()) {
+      if (w.tile > 0) wait_for_count(summed((w.tile - 1) % buffers), (w.tile - 1) / buffers);  // its stage is free
+      copies.ask();
+    }
     if (change.exists) change_units(change, o);
     accumulate(w.rows() + value_offset, weights(buffer), o);
-    barrier_arrive<32 * team_warps>(free_barrier(buffer));
+    count_warp(summed(buffer));
   }
   wait_copies<0>();
 }
@@ -247,7 +245,7 @@ __device__ float byte_block<Spec, T, Queries>::largest_unit(int n) const {
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::put_outputs(int split, int splits, const attend_results& results) const {
   constexpr float ln2 = 0.693147181f;
-  const int n = (team() * score_warps + warp()) * 32 + lane();
+  const int n = static_cast<int>(threadIdx.x);
   if (n >= count) return;
   const int64 row = first_row + (query + n) / group();
   const int query_head = (query + n) % group();
@@ -279,18 +277,15 @@ __device__ void byte_block<Spec, T, Queries>::put_outputs(int split, int splits,
   }
 }
 
-/// A team's sums, in units of the largest team's.
+/// A team's sums, less the units of scales: those of m are left.
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::put_totals(const sums& o) const {
-  float* own_total = totals() + team() * queries * sum_pitch;
 #pragma unroll
   for (int j = 0; j < own; ++j) {
-    const int n = query_of(j);
-    const float share = share_of(result(team() * score_warps, field_m)[n], largest_unit(n));
-    float* to = own_total + n * sum_pitch + sum_group() * value_products * 64 + lane() / 4 * 4;
+    float* to = totals(team()) + query_of(j) * sum_pitch + sum_group() * value_products * 64 + lane() / 4 * 4;
 #pragma unroll
     for (int p = 0; p < value_products; p += fed_products) {
-      const float of_even = share * result_units()[group_of_product(sum_group() * value_products + p)];
+      const float of_even = result_units()[group_of_product(sum_group() * value_products + p)];
       const float of_odd = of_even / 16;
       const float x = o[p][product_at(0, j)] * of_even;
       const float y = o[p][product_at(1, j)] * of_odd;
@@ -315,8 +310,9 @@ __device__ void byte_block<Spec, T, Queries>::write_outputs() const {
     float4 x = make_float4(offset, offset, offset, offset);
 #pragma unroll
     for (int t = 0; t < teams; ++t) {
-      const float4 y = *reinterpret_cast<const float4*>(totals() + (t * queries + n) * sum_pitch + channel);
-      x = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
+      const float4 y = *reinterpret_cast<const float4*>(totals(t) + n * sum_pitch + channel);
+      const float share = teams == 1 ? 1 : share_of(result(t * score_warps, field_m)[n], largest_unit(n));
+      x = make_float4(x.x + share * y.x, x.y + share * y.y, x.z + share * y.z, x.w + share * y.w);
     }
     x = make_float4(x.x * of.factor, x.y * of.factor, x.z * of.factor, x.w * of.factor);
     float* to = of.to + channel;

@@ -76,16 +76,18 @@ struct byte_block {
   using cursor = typename tiles::cursor;
   static constexpr int pitch = tiles::pitch;
   static constexpr int weights_at = round_up(tiles::bytes, 128);  // [buffers][groups][rows / 16]{operand}
-  static constexpr int tops_at = weights_at + buffers * latent::groups * weight_bytes;  // [queries][warps]
-  static constexpr int scale_tops_at = tops_at + queries * score_warps * 4;             // [warps][scale_pitch]
+  static constexpr int sum_pitch = first::width + 4;
+  static constexpr int tops_at =  // [queries][warps]
+      round_up(max_of(weights_at + buffers * latent::groups * weight_bytes, queries* sum_pitch * 4), 128);
+  static constexpr int scale_tops_at = tops_at + queries * score_warps * 4;  // [warps][scale_pitch]
   /// How the units of a tile's weights differ from those before.
   struct unit_change {
     float of_query[queries];
     float of_group[scale_pitch];
     int exists;
   };
-  static constexpr int arrived_at = scale_tops_at + score_warps * scale_pitch * 4;  // [stages]
-  static constexpr int changes_at = arrived_at + stages * 8;                        // [stages]
+  static constexpr int arrived_at = scale_tops_at + score_warps * scale_pitch * 4;  // [stages], 2 [buffers]
+  static constexpr int changes_at = arrived_at + (stages + 2 * buffers) * 8;        // [stages]
   static constexpr int team_bytes = round_up(changes_at + stages * static_cast<int>(sizeof(unit_change)), 128);
 
   // Shared memory of a block.
@@ -107,8 +109,7 @@ struct byte_block {
   static constexpr int result_unit_at = result_at + teams * score_warps * queries * fields * 4;  // [teams][scale_pitch]
   static constexpr int output_at = round_up(result_unit_at + teams * scale_pitch * 4, 16);
   static constexpr int team_at = round_up(output_at + queries * static_cast<int>(sizeof(output_of)), 128);
-  static constexpr int sum_pitch = first::width + 4;
-  static constexpr int bytes = team_at + teams * max_of(team_bytes, queries* sum_pitch * 4);
+  static constexpr int bytes = team_at + teams * team_bytes;
 
   // Queries are folded where rows will lie, one by a warp; teams' sums are added up where rows lay.
   static constexpr int score_width = first::width + second::width;
@@ -163,15 +164,14 @@ struct byte_block {
     return w < score_warps ? w : (w - score_warps) % 4;
   }
   __device__ int sum_group() const { return sum_groups == 1 ? 0 : (warp_index % team_warps - score_warps) / 4; }
-  // Barriers: of a team's scoring warps; of all its warps, for a buffer that has weights, and for one that is free.
+  // Barriers of a team's warps that score, and of those that sum.
   __device__ int team_barrier() const { return 1 + team(); }
-  __device__ int full_barrier(int buffer) const { return 1 + teams + (team() * buffers + buffer) * 2; }
-  __device__ int free_barrier(int buffer) const { return full_barrier(buffer) + 1; }
-  static constexpr int block_barrier = 1 + teams + teams * buffers * 2;  ///< of all
-  static_assert(block_barrier <= 11);
+  __device__ int sum_barrier() const { return 1 + teams + team(); }
+  static_assert(2 * teams <= 4);
   /// Whether any thread that scores says so.
   __device__ bool team_any(bool said) const { return barrier_any<32 * score_warps>(team_barrier(), said); }
   __device__ void team_sync() const { barrier_sync<32 * score_warps>(team_barrier()); }
+  __device__ void sum_sync() const { barrier_sync<32 * 4 * sum_groups>(sum_barrier()); }
   __device__ int group() const { return view.model.group(); }
   __device__ int64 position(int n) const { return length + (query + n) / group(); }
 
@@ -183,7 +183,20 @@ struct byte_block {
     return team_memory() + weights_at + buffer * latent::groups * weight_bytes;
   }
   /// Counts the threads whose part of a stage's rows is there.
-  __device__ uint64* arrived(int i) const { return reinterpret_cast<uint64*>(team_memory() + arrived_at) + i; }
+  __device__ uint32 arrived(int i) const { return shared_address(team_memory()) + arrived_at + 8 * i; }
+  /// Count the warps whose weights lie in a buffer, and those that have summed them.
+  __device__ uint32 filled(int buffer) const { return arrived(stages + buffer); }
+  __device__ uint32 summed(int buffer) const { return arrived(stages + buffers + buffer); }
+  static constexpr int counters = stages + 2 * buffers;
+  __device__ void begin_counters() const {
+    if (!scores_rows() || warp() != 0 || lane() >= counters) return;
+    begin_counting(arrived(lane()), lane() < stages             ? 32 * 4
+                                    : lane() < stages + buffers ? score_warps * counts_of_warp
+                                                                : 4 * sum_groups * counts_of_warp);
+  }
+  __device__ void end_counters() const {
+    if (scores_rows() && warp() == 0 && lane() < counters) end_counting(arrived(lane()));
+  }
   __device__ unit_change* changes(int i) const {
     return reinterpret_cast<unit_change*>(team_memory() + changes_at) + i;
   }
@@ -197,8 +210,8 @@ struct byte_block {
   __device__ float* result_units() const {
     return reinterpret_cast<float*>(shared + result_unit_at) + team() * scale_pitch;
   }
-  /// [teams][queries][sum_pitch], where rows lay.
-  __device__ float* totals() const { return reinterpret_cast<float*>(shared + team_at); }
+  /// A team's [queries][sum_pitch], where its rows and weights lay.
+  __device__ float* totals(int t) const { return reinterpret_cast<float*>(shared + team_at + t * team_bytes); }
   __device__ output_of* outputs() const { return reinterpret_cast<output_of*>(shared + output_at); }
 
   /// This thread's queries j < own, and its rows i < 2 among the warp's 16, in products.

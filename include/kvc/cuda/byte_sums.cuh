@@ -88,7 +88,10 @@ __device__ void byte_block<Spec, T, Queries>::follow(const float* tops, const ui
     for (int w = 0; w < score_warps; ++w) largest = max_of(largest, scale_tops[w * scale_pitch + g]);
     const float next = inverse_power(__uint_as_float(largest & 0x7f800000u));
     const bool grows = __uint_as_float(largest) * unit[g] >= largest_ratio;
-    if (warp() == 0 && lane() == 0) change.of_group[g] = grows ? next * inverse_power(unit[g]) : 1.0f;
+    if (warp() == 0 && lane() == 0) {
+      change.of_group[g] = grows ? next * inverse_power(unit[g]) : 1.0f;
+      if (grows) result_units()[g] = inverse_power(next) * sum_unit;
+    }
     unit[g] = grows ? next : unit[g];
   }
 }

@@ -45,25 +45,37 @@ __device__ inline void take_registers() {
 }
 
 // What counts, in shared memory, the threads whose copies are there.
-__device__ inline void begin_counting(uint64* arrived, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(arrived)), "r"(count) : "memory");
+__device__ inline void begin_counting(uint32 counter, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(counter), "r"(count) : "memory");
 }
-__device__ inline void end_counting(uint64* arrived) {
-  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(arrived)) : "memory");
+__device__ inline void end_counting(uint32 counter) {
+  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(counter) : "memory");
 }
 /// Once the thread's copies so far (copy_async) are there; does not wait.
-__device__ inline void count_copies(uint64* arrived) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(arrived)) : "memory");
+__device__ inline void count_copies(uint32 counter) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(counter) : "memory");
+}
+/// Once all of the warp are here: counts_of_warp times.
+#if defined(KVC_LITERAL_BARRIERS)  // racecheck takes order from a thread's own count only
+inline constexpr int counts_of_warp = 32;
+#else
+inline constexpr int counts_of_warp = 1;
+#endif
+__device__ inline void count_warp(uint32 counter) {
+  __syncwarp();
+  if (counts_of_warp > 1 || threadIdx.x % 32 == 0) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(counter) : "memory");
+  }
 }
 /// Waits until all have been counted for the time-th time, from 0 on.
-__device__ inline void wait_for_count(const uint64* arrived, int time) {
-  asm volatile("{.reg .pred p; WAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra WAIT;}" ::"r"(
-                   shared_address(arrived)),
-               "r"(time & 1)
-               : "memory");
+__device__ inline void wait_for_count(uint32 counter, int time) {
+  asm volatile(
+      "{.reg .pred p; WAIT: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra WAIT;}" ::"r"(counter),
+      "r"(time & 1)
+      : "memory");
 }
 
-/// Barriers of some warps of a block, by number from 1 to 11.
+/// Barriers of some warps of a block, by number from 1 to 4.
 #if defined(KVC_LITERAL_BARRIERS)  // racecheck follows only numbers that are in the instructions
 template <int Number>
 struct barrier_number {
@@ -78,38 +90,13 @@ __device__ inline void with_barrier(int id, const Function& f) {
       return f(barrier_number<2>{});
     case 3:
       return f(barrier_number<3>{});
-    case 4:
-      return f(barrier_number<4>{});
-    case 5:
-      return f(barrier_number<5>{});
-    case 6:
-      return f(barrier_number<6>{});
-    case 7:
-      return f(barrier_number<7>{});
-    case 8:
-      return f(barrier_number<8>{});
-    case 9:
-      return f(barrier_number<9>{});
-    case 10:
-      return f(barrier_number<10>{});
     default:
-      return f(barrier_number<11>{});
+      return f(barrier_number<4>{});
   }
 }
 template <int Threads>
 __device__ inline void barrier_sync(int id) {
   with_barrier(id, [](auto n) { asm volatile("bar.sync %0, %1;" ::"n"(decltype(n)::value), "n"(Threads) : "memory"); });
-}
-/// Does not wait. Where it may, it does for racecheck, which does not see order that comes from arriving alone.
-template <int Threads, bool MayWait = false>
-__device__ inline void barrier_arrive(int id) {
-  if constexpr (MayWait) {
-    barrier_sync<Threads>(id);
-  } else {
-    with_barrier(id, [](auto n) {
-      asm volatile("bar.arrive %0, %1;" ::"n"(decltype(n)::value), "n"(Threads) : "memory");
-    });
-  }
 }
 template <int Threads>
 __device__ inline bool barrier_any(int id, bool said) {
@@ -126,11 +113,6 @@ __device__ inline bool barrier_any(int id, bool said) {
 template <int Threads>
 __device__ inline void barrier_sync(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(Threads) : "memory");
-}
-/// Does not wait.
-template <int Threads, bool MayWait = false>
-__device__ inline void barrier_arrive(int id) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(Threads) : "memory");
 }
 /// Whether any thread says so.
 template <int Threads>

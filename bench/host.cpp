@@ -107,6 +107,15 @@ void attend(benchmark::State& state, int64 tokens, int64 rows = 1, int threads =
   state.counters["bytes"] = static_cast<double>(tokens) * page_bytes / Spec::tokens_per_page;
 }
 
+/// The same without tiles (AMX), where the CPU has them.
+template <class Spec>
+void attend_in_vectors(benchmark::State& state, int64 tokens) {
+  using kvc::host::instruction_set;
+  static_cast<void>(kvc::host::use_instruction_set(instruction_set::avx512));
+  attend<Spec>(state, tokens);
+  static_cast<void>(kvc::host::use_instruction_set(instruction_set::amx));
+}
+
 /// Attention of one new row of each of several sequences: one of them long, or all of the same length.
 template <class Spec>
 void attend_batch(benchmark::State& state, int64 longest, int64 shortest, int sequences, int threads) {
@@ -253,6 +262,11 @@ void add_all() {
   add("C1/fp32", attend<latent<16, kvc::quant::none<float>>>, tokens, 1, 1);
   add("C1/bf16", attend<latent<16, kvc::quant::none<kvc::bf16>>>, tokens, 1, 1);
   add("C2/heads-128", attend<latent<128>>, tokens, 1, 1);
+  if (kvc::host::active_instruction_set() == kvc::host::instruction_set::amx) {
+    add("C1/int4-vectors", attend_in_vectors<clla>, tokens);
+    add("C2/heads-128-vectors", attend_in_vectors<latent<128>>, tokens);
+    add("ceiling/tile-dot", peak, kvc_bench::tile_dots, 1);
+  }
   add("C2/heads-1", attend<latent<1>>, tokens, 1, 1);
   constexpr int64 many = 262144;  // 80 MB of codes: more than the last-level cache
   add("C2/heads-1-long", attend<latent<1>>, many, 1, 1);

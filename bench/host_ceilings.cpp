@@ -48,6 +48,26 @@ bool has_fp32_fmas() {
   return static_cast<double>(rounds) * sums * 64 * 2;
 }
 
+double tile_dots(long rounds) {
+  struct alignas(64) {
+    std::uint8_t head[16] = {1};
+    std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } const shape;
+  alignas(64) static char tile[1024];
+  std::memset(tile, any_int & 1, sizeof tile);
+  asm volatile("ldtilecfg %0" ::"m"(shape));
+  asm volatile("tileloadd (%0,%1,1), %%tmm4; tileloadd (%0,%1,1), %%tmm5" ::"r"(tile), "r"(64L) : "memory");
+  for (long r = 0; r < rounds; ++r) {
+    asm volatile(
+        "tdpbusd %tmm5, %tmm4, %tmm0; tdpbusd %tmm5, %tmm4, %tmm1; tdpbusd %tmm5, %tmm4, %tmm2; "
+        "tdpbusd %tmm5, %tmm4, %tmm3");
+  }
+  asm volatile("tilestored %%tmm0, (%0,%1,1); tilerelease" ::"r"(tile), "r"(64L) : "memory");
+  std::memcpy(result, tile, sizeof result);
+  return static_cast<double>(rounds) * 4 * 16 * 16 * 64 * 2;
+}
+
 [[gnu::target("avx512f,avx512bf16")]] double bf16_dots(long rounds) {
   const __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(any_float), _mm512_set1_ps(any_float));
   const __m512bh b = a;
@@ -133,6 +153,9 @@ bool has_fp32_fmas() {
   return false;
 }
 double integer_dots(long) {
+  return 0;
+}
+double tile_dots(long) {
   return 0;
 }
 double bf16_dots(long) {

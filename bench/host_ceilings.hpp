@@ -12,6 +12,7 @@ namespace kvc_bench {
 /// Each runs `rounds` rounds of independent instructions on registers alone and returns the operations done: a
 /// multiplication and an addition each count as one.
 double integer_dots(long rounds);  ///< vpdpbusd, 512 bits
+double tile_dots(long rounds);     ///< tdpbusd; the caller has found that the process may use tiles
 double bf16_dots(long rounds);     ///< vdpbf16ps, 512 bits
 double fp32_fmas(long rounds);     ///< 512 bits, else 256 bits
 

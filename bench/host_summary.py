@@ -25,7 +25,14 @@ ROWS = [
     ("C1", "CLLA int4, 16 heads", "C1/int4", "tokens", M, "Mtoken/s", DOTS, "ceiling/integer-dot", 0.64),
     ("C1-fp32", "CLLA int4, 16 heads", "C1/int4", "tokens", M, "Mtoken/s", "fp32 cache", "C1/fp32", None),
     ("C1-bf16", "CLLA int4, 16 heads", "C1/int4", "tokens", M, "Mtoken/s", "bf16 cache", "C1/bf16", None),
+    ("C1-vectors", "CLLA int4, 16 heads, without tiles (AVX-512 alone)", "C1/int4-vectors", "tokens", M, "Mtoken/s", DOTS,
+     "ceiling/integer-dot", None),
+    ("C1-tiles", "CLLA int4, 16 heads", "C1/int4", "tokens", M, "Mtoken/s", "integer dot products in tiles", "ceiling/tile-dot", None),
     ("C2", "CLLA int4, 128 heads", "C2/heads-128", "tokens", M, "Mtoken/s", DOTS, "ceiling/integer-dot", 0.64),
+    ("C2-vectors", "CLLA int4, 128 heads, without tiles (AVX-512 alone)", "C2/heads-128-vectors", "tokens", M, "Mtoken/s",
+     DOTS, "ceiling/integer-dot", None),
+    ("C2-tiles", "CLLA int4, 128 heads", "C2/heads-128", "tokens", M, "Mtoken/s", "integer dot products in tiles",
+     "ceiling/tile-dot", None),
     ("C2-read", "CLLA int4, 1 head", "C2/heads-1", "tokens", M, "Mtoken/s", "reading as much, in the cache",
      "ceiling/read-l3-1", 0.64),
     ("C2-read-long", "CLLA int4, 1 head, 262144 tokens", "C2/heads-1-long", "tokens", M, "Mtoken/s",
@@ -58,6 +65,7 @@ CEILINGS = [
     ("read-dram-2", "the same, 2 threads", "bytes", "GB/s"),
     ("integer-dot", "8-bit integer dot products, registers only", "ops", "GOP/s"),
     ("integer-dot-2", "the same, 2 threads", "ops", "GOP/s"),
+    ("tile-dot", "8-bit integer dot products in tiles (AMX), registers only", "ops", "GOP/s"),
     ("bf16-dot", "bf16 dot products, registers only", "ops", "GFLOP/s"),
     ("fp32-fma", "fp32 multiply-adds, registers only", "ops", "GFLOP/s"),
 ]
@@ -99,7 +107,7 @@ def summarize(benchmark, engine=(), peers=None):
         if ours not in found:
             continue
         a, b = found[ours], found.get(theirs)
-        if b is None and name.endswith(("-fp32", "-bf16")):
+        if b is None and name.endswith(("-fp32", "-bf16", "-tiles")):
             continue  # these are there for their peer
         value = a[counter] / a["median"] * scale
         ratio = None

@@ -98,6 +98,7 @@ void check_scores(const packed_tile& tile, int queries) {
   std::vector<std::vector<int8>> q8;
   std::vector<std::vector<query_group>> query_groups;
   for (const kernel_table* t : tables()) {
+    const kernel_scope scope(*t);
     q8.emplace_back(static_cast<std::size_t>((queries + 16) * q8_pitch + 256));
     query_groups.emplace_back(static_cast<std::size_t>(queries * groups));
     for (int begin = 0; begin < queries;) {
@@ -124,6 +125,7 @@ void check_scores(const packed_tile& tile, int queries) {
   const std::vector<float> scale = normal_values(groups * count), middle = normal_values(groups * count);
   std::vector<std::vector<float>> scores;
   for (const kernel_table* t : tables()) {
+    const kernel_scope scope(*t);
     scores.emplace_back(static_cast<std::size_t>(queries * count), 0.5f);
     t->score_codes({tile.rows, tile.blocks, Fields, groups, tile.group_bytes, tile.last_bytes(), q8[0].data(), q8_pitch,
                     query_groups[0].data(), queries, scale.data(), middle.data(), count, scores.back().data(), count});
@@ -195,6 +197,7 @@ void check_sums(const packed_tile& tile, int queries) {
   std::vector<std::vector<float>> sums;
   std::vector<byte> buffer(tile_blocks * 1024);
   for (const kernel_table* t : tables()) {
+    const kernel_scope scope(*t);
     sums.emplace_back(static_cast<std::size_t>(queries * Fields * 64), 0.25f);
     t->sum_codes({tile.rows, tile.blocks, tile.bytes, 0, bytes, Fields, sets, w8.data(), parts * count, parts, lanes,
                   groups.data(), queries, sums.back().data(), Fields * 64, buffer.data()});
@@ -269,6 +272,7 @@ TEST_CASE("softmax and weights are the same in every instruction set, and what t
     std::vector<weight_groups> groups;
     bool is_first = true;
     for (const kernel_table* t : tables()) {
+      const kernel_scope scope(*t);
       std::vector<float> x = raw, f(static_cast<std::size_t>(queries)), m(static_cast<std::size_t>(queries), 1.0f);
       std::vector<kvc::softmax_state> s(static_cast<std::size_t>(queries));
       for (std::size_t i = 0; i < s.size(); i += 2) s[i] = {static_cast<float>(i) - 3, 1.5f};
@@ -342,6 +346,7 @@ TEST_CASE("constants of several groups are those of each alone") {
           static_cast<kvc::uint32>(kvc::fp16::from(normal_values(1)[0]).bits) << 16;
     }
     for (const kernel_table* t : tables()) {
+      const kernel_scope scope(*t);
       std::vector<float> scale(static_cast<std::size_t>(groups * 32)), middle = scale, one(32), one_middle(32);
       t->load_constants(
           {reinterpret_cast<const byte*>(pairs.data() + 8), 1, groups, 8.0f, scale.data(), middle.data(), 32});
@@ -368,6 +373,7 @@ TEST_CASE("weights of several groups stand side by side, the same as alone") {
       std::vector<uint8> mask(static_cast<std::size_t>(count), 255);
       mask[3] = 0;
       for (const kernel_table* t : tables()) {
+        const kernel_scope scope(*t);
         std::vector<uint8> together(static_cast<std::size_t>(queries * room * code_tile_rows)),
             alone(static_cast<std::size_t>(queries * code_tile_rows));
         std::vector<weight_groups> groups(queries), one(queries);
@@ -409,6 +415,7 @@ TEST_CASE("weights that are too small for one step keep their mean") {
   std::vector<uint8> w8(count);
   weight_groups g{};
   float rest = 0;
+  const kernel_scope scope(kernels());
   kernels().quantize_weights({p.data(), count, 1, tile_blocks, nullptr, 0, 1, scale.data(), middle.data(), count,
                               w8.data(), count, 1, 1, &g, 8, &rest, 1});
   int sum = 0;
@@ -457,6 +464,7 @@ void check_encoded_bytes() {
         constants(static_cast<std::size_t>(rows * constant_bytes));
     codec::template encode<Width>(x.data(), 0, rows, codes.data(), constants.data());
     for (const kernel_table* t : tables()) {
+      const kernel_scope scope(*t);
       std::vector<byte> got(codes.size()), got_constants(constants.size());
       std::vector<const float*> from;
       std::vector<byte*> to, to_constants;
@@ -495,6 +503,7 @@ TEST_CASE("rotated rows have the bits of quant::rotated") {
     rotation::forward<Width>(wanted.data(), nullptr);
     for (int i = 0; i < Width; ++i) signs.push_back(kvc::quant::hadamard_sign(i));
     for (const kernel_table* t : tables()) {
+      const kernel_scope scope(*t);
       std::vector<float> got = row;
       t->rotate({got.data(), got.data(), signs.data(), Width, block, 1.0f / kvc::sqrt_of(static_cast<float>(block))});
       CAPTURE(Width);
@@ -515,6 +524,7 @@ TEST_CASE("scores have the same bits in any block of queries and rows, and are d
   constexpr int queries = 7, rows = 37, width = 96;
   const std::vector<float> q = normal_values(queries * width), k = normal_values(rows * width);
   for (const kernel_table* t : tables()) {
+    const kernel_scope scope(*t);
     std::vector<float> together(queries * rows), twice(queries * rows, 1.0f);
     t->score_tile[0]({q.data(), queries, width, k.data(), rows, width, width, together.data(), rows});
     t->score_tile[1]({q.data(), queries, width, k.data(), rows, width, width, twice.data(), rows});
@@ -543,6 +553,7 @@ TEST_CASE("weighted sums have the same bits in any block of queries, and are sum
   constexpr int queries = 6, rows = 21, width = 80;
   const std::vector<float> p = normal_values(queries * rows), v = normal_values(rows * width);
   for (const kernel_table* t : tables()) {
+    const kernel_scope scope(*t);
     std::vector<float> together(queries * width, 0.5f);
     t->sum_tile({p.data(), queries, rows, v.data(), rows, width, width, together.data(), width});
     for (int i = 0; i < queries; ++i) {

@@ -159,6 +159,7 @@ struct attend_call : attend_block<Spec, T> {
   /// What is this slice's.
   void run(slice part) {
     const attend_shares<Spec> shares(view.model, step, params.window, part.count);
+    const kernel_scope scope(kernels);
     shares.for_units([&](const attend_unit& u) {
       if (u.owner >= 0) {
         if (u.owner == part.index) run_splits(u, 0, u.splits);

@@ -233,6 +233,8 @@ struct sum_tile_call {
 
 /// One instruction set's kernels; [..] by fields per byte: 1, 2, 4, or by whether scores are added to.
 struct kernel_table {
+  void (*begin)();  ///< before a thread attends, and after it has: kernel_scope
+  void (*end)();
   void (*score_codes)(const score_codes_call&);
   void (*sum_codes)(const sum_codes_call&);
   void (*quantize_query[3])(const quantize_query_call&);
@@ -244,6 +246,20 @@ struct kernel_table {
   void (*score_tile[2])(const score_tile_call&);
   void (*sum_tile)(const sum_tile_call&);
   void (*rescale)(float* o, int count, float factor);
+};
+
+inline void nothing_to_begin() {}
+
+/// A thread may call all of a table's kernels while this lives; without it, those of append.
+class kernel_scope {
+ public:
+  explicit kernel_scope(const kernel_table& t) : end_(t.end) { t.begin(); }
+  ~kernel_scope() { end_(); }
+  kernel_scope(const kernel_scope&) = delete;
+  kernel_scope& operator=(const kernel_scope&) = delete;
+
+ private:
+  void (*end_)();
 };
 
 }  // namespace kvc::inline v0_1::host::detail

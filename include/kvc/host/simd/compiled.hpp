@@ -45,6 +45,7 @@ template <class Function>
 inline void compiled(const Function& f) {
 #if defined(__x86_64__) && !defined(__CUDA_ARCH__) && defined(__OPTIMIZE__)
   switch (active_instruction_set()) {
+    case instruction_set::amx:
     case instruction_set::avx512:
       return compiled_for_avx512(f);
     case instruction_set::avx2:

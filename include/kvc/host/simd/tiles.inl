@@ -112,8 +112,17 @@ inline void rescale(float* o, int count, float factor) {
 }
 
 constexpr kernel_table make_table() {
-  return {score_codes,      sum_codes, {quantize_query<1>, quantize_query<2>, quantize_query<4>},
-          load_constants,   encode,    rotate,
-          quantize_weights, softmax,   {score_tile<false>, score_tile<true>},
-          sum_tile,         rescale};
+  return {nothing_to_begin,
+          nothing_to_begin,
+          score_codes,
+          sum_codes,
+          {quantize_query<1>, quantize_query<2>, quantize_query<4>},
+          load_constants,
+          encode,
+          rotate,
+          quantize_weights,
+          softmax,
+          {score_tile<false>, score_tile<true>},
+          sum_tile,
+          rescale};
 }

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+// The kernels of AVX-512, with products of packed codes in tiles (AMX-INT8) where 9 queries or more share a block:
+//
+//   d[16 rows][16] += a[16 rows][64 bytes] b[16 words][16][4 bytes]        unsigned a, signed b, 16 clocks
+//
+//   scores   a: codes of 16 rows, as they lie    b: queries, as quantize_query leaves them    d: [rows][queries]
+//   sums     a: weights of 16 queries            b: codes of 64 rows, interleaved             d: [queries][channels]
+//
+// Only these integers are other instructions': what becomes of them is codes.inl's, and so are the bits of the results.
+// The products run beside the vectors' work on the tile before.
+
+#if defined(__x86_64__) && !defined(__CUDA_ARCH__)
+
+#include "kvc/host/simd/avx512.hpp"
+
+#if defined(__CUDACC__)  // nvcc warns of the host compiler's pragmas
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675
+#endif
+
+#define KVC_SIMD inline __attribute__((always_inline))
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
+#endif
+
+namespace kvc::inline v0_1::host::detail::amx {
+
+using namespace avx512;
+
+inline constexpr int tile_bytes = 1024;  ///< 16 rows of 64 bytes
+
+// By hand: compilers know tile registers only as numbers, and g++ wants them switched on.
+template <int Tile>
+KVC_SIMD void clear_tile() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(Tile));
+}
+template <int Tile>
+KVC_SIMD void load_tile(const void* rows, int64 pitch) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(rows), "r"(pitch), "i"(Tile) : "memory");
+}
+template <int Tile>
+KVC_SIMD void store_tile(void* rows) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(rows), "r"(int64{64}), "i"(Tile) : "memory");
+}
+template <int D, int A, int B>
+KVC_SIMD void multiply_tiles() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(D), "i"(A), "i"(B));
+}
+
+/// All eight tiles of 16 rows of 64 bytes. They are the thread's until `end`: no other code may use tiles meanwhile.
+inline void begin() {
+  struct alignas(64) shape {
+    uint8 palette = 1;
+    uint8 start_row = 0;
+    uint8 reserved[14] = {};
+    uint16 row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8 rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  };
+  static constexpr shape all{};
+  static_assert(sizeof(shape) == 64);
+  asm volatile("ldtilecfg %0" ::"m"(all));
+}
+inline void end() {
+  asm volatile("tilerelease");
+}
+
+/// The unit that multiplies tiles falls asleep when it is not used for a quarter of a microsecond, and takes half of
+/// one to come back: the kernels between the products multiply something now and then.
+KVC_SIMD void stay_awake() {
+  multiply_tiles<3, 4, 5>();
+}
+
+/// Field F of the bytes x: bits are moved by a product with a matrix of bits, whose row for bit i is its byte 7 - i.
+template <int Fields, int F>
+KVC_SIMD words field_of(words x) {
+  constexpr int bits = 8 / Fields;
+  if constexpr (F == 0) return and_words(x, field_mask(bits));
+  constexpr int64 matrix = [] {
+    int64 m = 0;
+    for (int i = 0; i < bits; ++i) m |= int64{1} << (8 * (7 - i) + F * bits + i);
+    return m;
+  }();
+  words y;
+  asm("vgf2p8affineqb $0, %2, %1, %0" : "=v"(y) : "v"(x), "v"(_mm512_set1_epi64(matrix)));
+  return y;
+}
+
+// ---- scores
+
+inline constexpr int most_groups = 32;
+
+/// Groups that fill halves of tiles. A short row is over before the tiles' latencies are.
+inline bool fits(const score_codes_call& c) {
+  return c.group_bytes * c.groups >= 64 && c.group_bytes % 32 == 0 && c.last_bytes % 32 == 0 && c.groups <= most_groups;
+}
+
+/// Constants of 16 queries: [groups][16].
+struct query_constants {
+  alignas(64) int32 start[most_groups][16];
+  alignas(64) float scale[most_groups][16];
+  alignas(64) float sum[most_groups][16];
+
+  query_constants(const score_codes_call& c, int q) {
+    for (int g = 0; g < c.groups; ++g) {
+      for (int i = 0; i < 16; ++i) {
+        const bool exists = q + i < c.queries;
+        const query_group* at = c.group + static_cast<int64>(exists ? q + i : q) * c.groups + g;
+        start[g][i] = exists ? at->start : 0;
+        scale[g][i] = exists ? at->scale : 0;
+        sum[g][i] = exists ? at->sum : 0;
+      }
+    }
+  }
+};
+
+/// 64 bytes of 16 rows, or the last 32 of a group.
+struct piece {
+  int block = 0;
+  int group = 0;
+  int at = 0;  ///< bytes from the group's begin
+};
+
+template <int Fields>
+struct score_tiles {
+  const score_codes_call c;
+  const query_constants k;
+  const int q;
+  const int count;  ///< of queries
+  alignas(64) byte codes[2][Fields][tile_bytes];
+  alignas(64) byte d[2][tile_bytes];
+
+  explicit score_tiles(const score_codes_call& call, int first)
+      : c(call), k(call, first), q(first), count(min_of(16, call.queries - first)) {}
+
+  KVC_SIMD int bytes_of(int g) const { return g + 1 < c.groups ? c.group_bytes : c.last_bytes; }
+  KVC_SIMD bool is_last(const piece& p) const { return p.at + 64 >= bytes_of(p.group); }
+  KVC_SIMD void next(piece& p) const {
+    if (!is_last(p)) {
+      p.at += 64;
+      return;
+    }
+    p.at = 0;
+    if (++p.group == c.groups) p.group = 0, ++p.block;
+  }
+
+  /// Its rows, parted into bytes.
+  KVC_SIMD void part(const piece& p, byte (&to)[Fields][tile_bytes]) const {
+    if (p.group == 0 && p.at == 0) {
+      const int row_bytes = (c.groups - 1) * c.group_bytes + c.last_bytes;
+      if (p.block + 1 < c.blocks) prefetch_rows<3>(c.rows.block[p.block + 1], c.rows.pitch, row_bytes);
+      if (q == 0) prefetch_rows<2>(c.rows.next[p.block], c.rows.pitch, row_bytes);
+    }
+    const byte* from = c.rows.block[p.block] + p.group * c.group_bytes + p.at;
+    if (bytes_of(p.group) - p.at >= 64) {
+      part_rows(to, [&](int r) { return load_words(from + r * c.rows.pitch); });
+    } else {
+      part_rows(to, [&](int r) { return _mm512_maskz_loadu_epi8(all_64 >> 32, from + r * c.rows.pitch); });
+    }
+  }
+  template <class Row>
+  KVC_SIMD static void part_rows(byte (&to)[Fields][tile_bytes], const Row& row) {
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) {
+      const words x = row(r);
+      store_words(field_of<Fields, 0>(x), to[0] + r * 64);
+      if constexpr (Fields > 1) store_words(field_of<Fields, 1>(x), to[1] + r * 64);
+      if constexpr (Fields > 2) {
+        store_words(field_of<Fields, 2>(x), to[2] + r * 64);
+        store_words(field_of<Fields, 3>(x), to[3] + r * 64);
+      }
+    }
+  }
+
+  /// Products of a piece; with a group's last one, its sums [16 rows][16 queries] are stored.
+  template <int Which>
+  KVC_SIMD void multiply_piece(const piece& p, const byte (&from)[Fields][tile_bytes], byte* sums) const {
+    if (p.at == 0) load_tile<Which>(k.start[p.group], 0);  // the same for all rows
+    // A word of codes has one of the query for each field.
+    const int8* b = c.q8 + q * c.q8_pitch + (p.group * c.group_bytes + p.at) / 4 * Fields * 64;
+    load_tile<2 + Which>(from[0], 64);
+    load_tile<6>(b, 64 * Fields);
+    multiply_tiles<Which, 2 + Which, 6>();
+    if constexpr (Fields > 1) {
+      load_tile<4 + Which>(from[1], 64);
+      load_tile<7>(b + 64, 64 * Fields);
+      multiply_tiles<Which, 4 + Which, 7>();
+    }
+    if constexpr (Fields > 2) {
+      load_tile<2 + Which>(from[2], 64);
+      load_tile<6>(b + 128, 64 * Fields);
+      multiply_tiles<Which, 2 + Which, 6>();
+      load_tile<4 + Which>(from[3], 64);
+      load_tile<7>(b + 192, 64 * Fields);
+      multiply_tiles<Which, 4 + Which, 7>();
+    }
+    if (is_last(p)) store_tile<Which>(sums);
+  }
+
+  /// [16 rows][16 queries] of a block, from where scores lie by queries, and back.
+  KVC_SIMD void load_scores(int block, floats (&s)[16]) const {
+    alignas(64) float by_query[16][16];
+    for (int i = 0; i < 16; ++i) {
+      store(i < count ? load(c.scores + (q + i) * c.score_pitch + block * 16) : zeros(), by_query[i]);
+    }
+    transpose(by_query, s);
+  }
+  KVC_SIMD void store_scores(int block, const floats (&s)[16]) const {
+    alignas(64) float by_row[16][16];
+    floats x[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) store(s[r], by_row[r]);
+    transpose(by_row, x);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if (i < count) store(x[i], c.scores + (q + i) * c.score_pitch + block * 16);
+    }
+  }
+  KVC_SIMD static void transpose(const float (&rows)[16][16], floats (&columns)[16]) {
+    const byte* from = reinterpret_cast<const byte*>(rows);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      words x[8];
+      load_transposed(from + half * 32, 64, x);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) columns[half * 8 + i] = as_floats(x[i]);
+    }
+  }
+
+  /// A group's sums into the scores of its rows: add_scores of codes.inl, with the queries side by side.
+  KVC_SIMD void take(const piece& p, const byte* sums, floats (&s)[16]) const {
+    const float* row_scale = c.scale + p.group * c.constants_pitch + p.block * 16;
+    const float* row_middle = c.middle + p.group * c.constants_pitch + p.block * 16;
+    const floats scale = load(k.scale[p.group]);
+    const floats sum = load(k.sum[p.group]);
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) {
+      const floats rest = multiply_add(broadcast(row_middle[r]), sum, s[r]);
+      s[r] = multiply_add(multiply(to_floats(load_words(sums + r * 64)), broadcast(row_scale[r])), scale, rest);
+    }
+  }
+
+  /// While a piece is multiplied, the next one is parted, and the one before is taken.
+  void run() {
+    floats s[16];
+    for (floats& x : s) x = zeros();
+    piece parted;
+    piece multiplied;
+    piece taken;
+    part(parted, codes[0]);
+    bool odd = false;  // the piece to be multiplied
+    bool odd_group = false;
+    bool was_last = false;  // the one before ended its group
+    for (; multiplied.block < c.blocks; odd = !odd) {
+      next(parted);
+      if (parted.block < c.blocks) part(parted, codes[odd ? 0 : 1]);
+      if (odd_group) {
+        multiply_piece<1>(multiplied, codes[odd ? 1 : 0], d[1]);
+      } else {
+        multiply_piece<0>(multiplied, codes[odd ? 1 : 0], d[0]);
+      }
+      if (was_last) take_group(taken, d[odd_group ? 0 : 1], s);
+      taken = multiplied;
+      was_last = is_last(multiplied);
+      odd_group ^= was_last;
+      next(multiplied);
+    }
+    take_group(taken, d[odd_group ? 0 : 1], s);
+  }
+  KVC_SIMD void take_group(const piece& p, const byte* sums, floats (&s)[16]) const {
+    if (p.group == 0) load_scores(p.block, s);
+    take(p, sums, s);
+    if (p.group + 1 == c.groups) store_scores(p.block, s);
+  }
+};
+
+inline void score_codes(const score_codes_call& c) {
+  int q = 0;
+  if (fits(c)) {
+    for (; query_block(c.queries - q) == 16 && q < c.queries; q += 16) {
+      if (c.fields == 1) score_tiles<1>(c, q).run();
+      if (c.fields == 2) score_tiles<2>(c, q).run();
+      if (c.fields == 4) score_tiles<4>(c, q).run();
+    }
+  }
+  if (q >= c.queries) return;
+  score_codes_call rest = c;
+  rest.q8 += q * c.q8_pitch;
+  rest.group += static_cast<int64>(q) * c.groups;
+  rest.scores += q * c.score_pitch;
+  rest.queries -= q;
+  if (q > 0) {  // asked for
+    for (const byte*& next : rest.rows.next) next = nullptr;
+  }
+  avx512::score_codes(rest);
+}
+
+// ---- sums
+
+template <int Fields>
+struct sum_tiles {
+  static constexpr int vectors = 4 * Fields;  ///< of 16 channels
+  const sum_codes_call c;
+  const int tiles = (c.blocks + 3) / 4;  ///< of 64 rows
+  /// [fields][rows / 4][4 vectors][16 channels][4 rows]; rows beyond the last one are zero.
+  alignas(64) byte codes[Fields][code_tile_rows * 64];
+  alignas(64) uint8 some[16][code_tile_rows];
+  alignas(64) int32 start[16][16];  ///< [queries][channels]
+  alignas(64) byte d[2][4][tile_bytes];
+
+  explicit sum_tiles(const sum_codes_call& call) : c(call) {}
+
+  KVC_SIMD void part() {
+    const bool has_next = c.offset + 64 < c.row_bytes;
+    for (int b = 0; b < tiles * 4; ++b) {
+      stay_awake();
+      const bool exists = b < c.blocks;
+      if (exists && c.offset == 0) prefetch_rows<2>(c.rows.next[b], c.rows.pitch, c.row_bytes);
+#pragma GCC unroll 4
+      for (int r = 0; r < 16; r += 4) {
+        words x[4] = {word_zeros(), word_zeros(), word_zeros(), word_zeros()};
+        if (exists) {
+          const byte* from = c.rows.block[b] + c.offset + r * c.rows.pitch;
+          load_interleaved(from, c.rows.pitch, c.bytes, x);
+          if (has_next) {
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) __builtin_prefetch(from + 64 + i * c.rows.pitch);
+          }
+        }
+        const int to = (b * 16 + r) * 64;
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+          store_words(field_of<Fields, 0>(x[j]), codes[0] + to + j * 64);
+          if constexpr (Fields > 1) store_words(field_of<Fields, 1>(x[j]), codes[1] + to + j * 64);
+          if constexpr (Fields > 2) {
+            store_words(field_of<Fields, 2>(x[j]), codes[2] + to + j * 64);
+            store_words(field_of<Fields, 3>(x[j]), codes[3] + to + j * 64);
+          }
+        }
+      }
+    }
+  }
+
+  /// Four vectors of a field over all rows, [queries][16 channels] each.
+  template <int Which>
+  KVC_SIMD void multiply_vector(const byte* from) {
+    load_tile<Which>(start, 64);
+    load_tile<6>(from + Which * 64, 256);
+    multiply_tiles<Which, 4, 6>();
+    if (tiles > 1) {
+      load_tile<7>(from + Which * 64 + 16 * 256, 256);
+      multiply_tiles<Which, 5, 7>();
+    }
+  }
+  KVC_SIMD void multiply_field(int f) {
+    multiply_vector<0>(codes[f]);
+    multiply_vector<1>(codes[f]);
+    multiply_vector<2>(codes[f]);
+    multiply_vector<3>(codes[f]);
+    store_tile<0>(d[f % 2][0]);
+    store_tile<1>(d[f % 2][1]);
+    store_tile<2>(d[f % 2][2]);
+    store_tile<3>(d[f % 2][3]);
+  }
+  /// Into o, as sum_field of codes.inl does.
+  KVC_SIMD void take(int q, int count, int field) const {
+    for (int i = 0; i < count; ++i) {
+      float* o = c.o + (q + i) * c.o_pitch + field * 64;
+      const floats scale = broadcast(c.group[q + i].scale[0]);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const floats sum = to_floats(load_words(d[field % 2][j] + i * 64));
+        store(multiply_add(sum, scale, load(o + j * 16)), o + j * 16);
+      }
+    }
+  }
+
+  void run() {
+    part();
+    for (int q = 0; q < c.queries; q += 16) {
+      const int count = min_of(16, c.queries - q);
+      const uint8* weights = c.w8 + q * c.w8_pitch;
+      int64 pitch = c.w8_pitch;
+      if (count < 16 || tiles * 4 > c.blocks) {  // what follows may not be read
+        for (int i = 0; i < 16; ++i) {
+          for (int r = 0; r < code_tile_rows; r += 64) store_words(word_zeros(), some[i] + r);
+          if (i < count) __builtin_memcpy(some[i], weights + i * pitch, static_cast<size_type>(16 * c.blocks));
+        }
+        weights = some[0];
+        pitch = code_tile_rows;
+      }
+      for (int i = 0; i < 16; ++i) {
+        store_words(broadcast_word(i < count ? c.group[q + i].start[0] : 0), start[i]);
+      }
+      load_tile<4>(weights, pitch);
+      if (tiles > 1) load_tile<5>(weights + 64, pitch);
+      multiply_field(0);
+      for (int f = 0; f < Fields; ++f) {
+        if (f + 1 < Fields) multiply_field(f + 1);
+        take(q, count, f);
+      }
+    }
+  }
+};
+
+inline void sum_codes(const sum_codes_call& c) {
+  if (c.sets != 1 || c.parts != 1 || c.queries <= 8) return avx512::sum_codes(c);
+  if (c.fields == 1) sum_tiles<1>(c).run();
+  if (c.fields == 2) sum_tiles<2>(c).run();
+  if (c.fields == 4) sum_tiles<4>(c).run();
+}
+
+#include "kvc/host/simd/softmax.inl"
+
+constexpr kernel_table make_amx_table() {
+  kernel_table t = avx512::table;
+  t.begin = begin;
+  t.end = end;
+  t.score_codes = score_codes;
+  t.sum_codes = sum_codes;
+  t.load_constants = load_constants;
+  t.quantize_weights = quantize_weights;
+  t.softmax = softmax;
+  return t;
+}
+inline constexpr kernel_table table = make_amx_table();
+
+}  // namespace kvc::inline v0_1::host::detail::amx
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef KVC_SIMD
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif
+
+#endif

@@ -175,10 +175,12 @@ void bench(const options& o, const char* id, const char* what, int sequences, in
                                         host_constants};
   kvc::attend_params host_params = params;
   if (!angles.empty()) host_params.rotary.cos_sin = angles.data();
-  const std::vector<float> result = copy_back(out.data, int64{model.query_heads} * Spec::output_width);
+  const int last = rows - 1;  // of the first sequence's new rows
+  const std::vector<float> result = copy_back(out.data + int64{last} * model.query_heads * Spec::output_width,
+                                              int64{model.query_heads} * Spec::output_width);
   const double error =
-      attend_error<Spec>(host_view, {1, nullptr, lengths.data(), indptr.data(), table.data(), checked_pages},
-                         host_params, q.data(), result.data());
+      attend_error<Spec>(host_view, {1, nullptr, lengths.data(), indptr.data(), table.data(), checked_pages}, last,
+                         host_params, q.data() + int64{last} * model.query_heads * Spec::query_width, result.data());
 
   int64 read = length;
   if (Spec::tokens_policy::window > 0)
@@ -186,15 +188,20 @@ void bench(const options& o, const char* id, const char* what, int sequences, in
   const double bytes =
       static_cast<double>(sequences) * static_cast<double>(read) * static_cast<double>(page_bytes) / page;
   const double gb = bytes / us * 1e-3;
-  std::printf("%-34s %9.1f us  %7.0f GB/s  %5.1f %% of reading  %5.0f B/row  error %.1e\n", id, us, gb,
-              100 * gb / ceiling, static_cast<double>(page_bytes) / page, error);
+  // Row i of the newest sees all but those after it.
+  const double pairs = static_cast<double>(rows) * static_cast<double>(read) -
+                       static_cast<double>(rows) * static_cast<double>(rows - 1) / 2;
+  const double tflops =
+      2 * pairs * sequences * model.query_heads * (Spec::query_width + Spec::output_width) / us * 1e-6;
+  std::printf("%-34s %9.1f us  %7.0f GB/s  %5.1f %% of reading  %5.0f B/row  %6.1f TFLOP/s  error %.1e\n", id, us, gb,
+              100 * gb / ceiling, static_cast<double>(page_bytes) / page, tflops, error);
   std::fflush(stdout);
   if (o.out != nullptr) {
     std::fprintf(
         o.out,
         "{\"id\": \"%s\", \"what\": \"%s\", \"us\": %.2f, \"gb_per_s\": %.1f, \"share_of_read_ceiling\": %.4f, "
-        "\"row_bytes\": %.1f, \"error\": %s}\n",
-        id, what, us, gb, gb / ceiling, static_cast<double>(page_bytes) / page, number(error).c_str());
+        "\"row_bytes\": %.1f, \"tflop_per_s\": %.1f, \"error\": %s}\n",
+        id, what, us, gb, gb / ceiling, static_cast<double>(page_bytes) / page, tflops, number(error).c_str());
   }
 }
 
@@ -237,6 +244,19 @@ int main(int argc, char** argv) {
   bench<c::deferred>(o, "channel4-deferred-b64-l8192", "keys per channel before rotary, 4 bit", 64, 8192);
   bench<c::mixture45>(o, "mixture-4.5-b64-l8192", "tapered keys before rotary in a basis, rotated values", 64, 8192);
   bench<c::window>(o, "sinks-window-b64-l8192", "first 4 and newest 512 tokens", 64, 8192);
+  // Several query rows, as speculative decoding has them, and prompts.
+  bench<flagship>(o, "clla-int4-h16-r2-b128-l4096", "CLLA int4, 16 heads, 2 query rows", 128, 4096, 2);
+  bench<flagship>(o, "clla-int4-h16-r4-b128-l4096", "CLLA int4, 16 heads, 4 query rows", 128, 4096, 4);
+  bench<flagship>(o, "clla-int4-h16-r8-b128-l4096", "CLLA int4, 16 heads, 8 query rows", 128, 4096, 8);
+  bench<c::bf16>(o, "bf16-r2-b64-l8192", "bf16, 2 query rows", 64, 8192, 2);
+  bench<c::int4>(o, "int4-128-r2-b64-l8192", "4 bit, groups of 128, 2 query rows", 64, 8192, 2);
+  bench<c::bf16>(o, "bf16-r4-b64-l8192", "bf16, 4 query rows", 64, 8192, 4);
+  bench<c::int4>(o, "int4-128-r4-b64-l8192", "4 bit, groups of 128, 4 query rows", 64, 8192, 4);
+  bench<c::bf16>(o, "bf16-r8-b64-l8192", "bf16, 8 query rows", 64, 8192, 8);
+  bench<c::int4>(o, "int4-128-r8-b64-l8192", "4 bit, groups of 128, 8 query rows", 64, 8192, 8);
+  bench<c::bf16>(o, "bf16-prompt-b4-l2048", "bf16, a prompt of 2048 rows", 4, 2048, 2048);
+  bench<c::int4>(o, "int4-128-prompt-b4-l2048", "4 bit, groups of 128, a prompt of 2048 rows", 4, 2048, 2048);
+  bench<flagship>(o, "clla-int4-h16-prompt-b4-l2048", "CLLA int4, 16 heads, a prompt of 2048 rows", 4, 2048, 2048);
 #endif
   return 0;
 }

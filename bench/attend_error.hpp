@@ -10,15 +10,15 @@
 
 namespace kvc_bench {
 
-/// |out - reference| / |reference| of attention on the decoded rows: the first new row of the step's first sequence in
-/// slot 0, its first and its last query head. All in host memory; q: [query_heads][query_width], out: [query_heads]
-/// [output_width].
+/// |out - reference| / |reference| of attention on the decoded rows: new row `row` of the step's first sequence in slot
+/// 0, its first and its last query head. All in host memory; q: [query_heads][query_width], out: [query_heads]
+/// [output_width], of that row.
 template <class Spec>
-double attend_error(const kvc::cache_view<Spec>& view, const kvc::step_view& step, const kvc::attend_params& params,
-                    const kvc::bf16* q, const float* out) {
+double attend_error(const kvc::cache_view<Spec>& view, const kvc::step_view& step, int row,
+                    const kvc::attend_params& params, const kvc::bf16* q, const float* out) {
   using first = typename Spec::first_stream;
   using second = typename Spec::second_stream;
-  const kvc::int64 position = step.seq_lens[0];
+  const kvc::int64 position = step.seq_lens[0] + row;
   const kvc::visible_rows seen =
       kvc::visible_at(position, Spec::tokens_policy::sinks, Spec::tokens_policy::window, params.window);
   double distance = 0;
@@ -45,13 +45,13 @@ double attend_error(const kvc::cache_view<Spec>& view, const kvc::step_view& ste
         }
         values.read(t, position + 1, stored_value);
         kvc::transform<second>::restore(stored_value, value, value_constants);
-        std::vector<double> row(key, key + first::model_width);
+        std::vector<double> k(key, key + first::model_width);
         std::vector<double> other(value, value + second::model_width);
         if (Spec::is_latent) {  // the latent is the value; with the rotary key behind it, the key
-          other.swap(row);
-          row.insert(row.begin(), other.begin(), other.end());
+          other.swap(k);
+          k.insert(k.begin(), other.begin(), other.end());
         }
-        in.keys.push_back(row);
+        in.keys.push_back(k);
         in.values.push_back(other);
       }
     }

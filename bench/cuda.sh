@@ -51,7 +51,7 @@ rm -f "$work"/*.jsonl
 if [ $build = yes ]; then
   echo "== build for $arch"
   built=()
-  for program in attend append; do
+  for program in attend append pages; do
     nvcc -std=c++20 -O3 -arch="$arch" -Iinclude "${few[@]}" bench/$program.cu -o "$work/$program" &
     built+=($!)
   done
@@ -63,7 +63,7 @@ device=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
 filters=()
 [ -z "$filter" ] || filters=(--filter "$filter")
 lines=()
-for program in attend append; do
+for program in attend append pages; do
   echo "== $program"
   "$work/$program" "${filters[@]}" --out "$work/$program.jsonl"
   lines+=("$work/$program.jsonl")

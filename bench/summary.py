@@ -4,8 +4,9 @@
 
   summary.py --device NAME --commit ID --date DAY [--out FILE] [--hopper FILE] LINES.jsonl...
 
-Rows: id, what, us, gb_per_s, share_of_read_ceiling, peer, peer_us, ratio, error. A ratio over 1 says that ours is
-faster than the peer. Attention is compared with cuDNN over bf16 on the same batch and length, where that was timed.
+Rows: id, what, us, gb_per_s, share_of_read_ceiling, peer, peer_us, ratio, error; of several query rows tflop_per_s too.
+A ratio over 1 says that ours is faster than the peer. Attention is compared with cuDNN over bf16 on the same query
+rows, batch and length, where that was timed.
 
   summary.py --self-test
 """
@@ -26,16 +27,18 @@ HOPPER = {  # rows of the table of kernels for Hopper, by what the benchmarks ca
 
 
 def shape_of(name):
-    found = re.search(r"-(b\d+-l\d+)$", name)
+    found = re.search(r"-((?:r\d+-|prompt-)?b\d+-l\d+)$", name)
     return found[1] if found else None
 
 
 def summarize(lines):
-    """Rows of the summary and the read ceiling, from the objects of all files."""
-    ceiling, peers, ours = None, {}, []
+    """Rows of the summary and the ceilings, from the objects of all files."""
+    ceilings, peers, ours = {}, {}, []
     for line in lines:
-        if line["id"] == "read":
-            ceiling = line["gb_per_s"]
+        if line["id"] in ("read", "copy"):
+            ceilings[line["id"] + "_gb_per_s"] = line["gb_per_s"]
+        elif line["id"] == "matrix":
+            ceilings["matrix_tflop_per_s"] = line["tflop_per_s"]
         elif line["id"].startswith("cudnn-"):
             peers[shape_of(line["id"])] = line
         else:
@@ -47,23 +50,32 @@ def summarize(lines):
         if "peer" not in line and peer and not line["id"].startswith("clla-"):
             line = {**line, "peer": f"cuDNN bf16, PyTorch {peer['version']}", "peer_us": peer["us"],
                     "ratio": round(peer["us"] / line["us"], 3)}
-        rows.append({field: line.get(field) for field in FIELDS})
+        row = {field: line.get(field) for field in FIELDS}
+        if "tflop_per_s" in line and (shape_of(line["id"]) or "b")[0] != "b":
+            row["tflop_per_s"] = line["tflop_per_s"]
+        rows.append(row)
+    ceiling = ceilings.get("read_gb_per_s")
     for shape, peer in peers.items():
         rows.append({**dict.fromkeys(FIELDS), "id": peer["id"], "what": "cuDNN bf16 (peer)", "us": peer["us"],
                      "gb_per_s": peer["gb_per_s"],
                      "share_of_read_ceiling": round(peer["gb_per_s"] / ceiling, 4) if ceiling else None})
-    return rows, ceiling
+    return rows, ceilings
 
 
 def self_test():
-    lines = [{"id": "read", "gb_per_s": 3000.0},
+    lines = [{"id": "read", "gb_per_s": 3000.0}, {"id": "matrix", "tflop_per_s": 700.0},
+             {"id": "int4-r2-b2-l8", "what": "d", "us": 2.0, "tflop_per_s": 5.0},
+             {"id": "cudnn-bf16-r2-b2-l8", "us": 5.0, "gb_per_s": 1500.0, "version": "1"},
              {"id": "int4-b2-l8", "what": "a", "us": 2.0, "gb_per_s": 1.0, "share_of_read_ceiling": 0.5, "error": 1e-3},
              {"id": "clla-b2-l8", "what": "b", "us": 2.0, "gb_per_s": 1.0, "share_of_read_ceiling": 0.5},
              {"id": "append-x-64", "what": "c", "us": 4.0, "peer": "copy", "peer_us": 2.0, "ratio": 0.5},
              {"id": "cudnn-bf16-b2-l8", "us": 3.0, "gb_per_s": 1500.0, "version": "1"}]
-    rows, ceiling = summarize(lines)
+    rows, ceilings = summarize(lines)
     by_id = {row["id"]: row for row in rows}
-    good = (ceiling == 3000.0 and len(rows) == 4 and all(list(row) == FIELDS for row in rows)
+    good = (ceilings == {"read_gb_per_s": 3000.0, "matrix_tflop_per_s": 700.0} and len(rows) == 6
+            and all(list(row)[:len(FIELDS)] == FIELDS for row in rows)
+            and by_id["int4-r2-b2-l8"]["ratio"] == 2.5 and by_id["int4-r2-b2-l8"]["tflop_per_s"] == 5.0
+            and "tflop_per_s" not in by_id["int4-b2-l8"]
             and by_id["int4-b2-l8"]["ratio"] == 1.5 and by_id["int4-b2-l8"]["peer_us"] == 3.0
             and by_id["clla-b2-l8"]["ratio"] is None and by_id["append-x-64"]["ratio"] == 0.5
             and by_id["cudnn-bf16-b2-l8"]["share_of_read_ceiling"] == 0.5)
@@ -85,11 +97,11 @@ def main(arguments):
     for name in options.files:
         with open(name, encoding="utf-8") as file:
             lines += [json.loads(line) for line in file if line.strip()]
-    rows, ceiling = summarize(lines)
+    rows, ceilings = summarize(lines)
     if not rows:
         print("summary.py: no measurement in these files", file=sys.stderr)
         return 1
-    head = {"device": options.device, "date": options.date, "commit": options.commit, "read_gb_per_s": ceiling}
+    head = {"device": options.device, "date": options.date, "commit": options.commit, **ceilings}
 
     def write(name, rows):
         text = "{\n" + "".join(f' "{key}": {json.dumps(value)},\n' for key, value in head.items())

@@ -137,8 +137,10 @@ SPEED = [  # heading, field of a row, format
     ("of reading", "share_of_read_ceiling", "{:.0%}"),
     ("peer, µs", "peer_us", "{:,.1f}"),
     ("ratio", "ratio", "{:.2f}"),
+    ("TFLOP/s", "tflop_per_s", "{:,.0f}"),
     ("error", "error", "{:.1e}"),
 ]
+KINDS = {"append": ("append-",), "pages": ("gather-", "copy-")}  # by the begin of an id; the rest is attention
 
 
 def speed(root, folder, kind, prefixes=""):
@@ -146,7 +148,8 @@ def speed(root, folder, kind, prefixes=""):
     if found is None:
         return "*No measurement is committed yet; `bash bench/cuda.sh` makes one.*"
     date, name, data = found
-    rows = [r for r in data["rows"] if r["id"].startswith("append-") == (kind == "append")]
+    others = tuple(p for begins in KINDS.values() for p in begins)
+    rows = [r for r in data["rows"] if (r["id"].startswith(KINDS[kind]) if kind in KINDS else not r["id"].startswith(others))]
     if prefixes:
         rows = [r for r in rows if r["id"].startswith(tuple(prefixes.split(",")))]
     columns = [c for c in SPEED if any(r.get(c[1]) is not None for r in rows)]

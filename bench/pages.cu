@@ -123,19 +123,26 @@ void bench(const options& o, const char* name, const char* what) {
     check(cudaMemcpy(pages.data + i * pool_bytes, filled.pages.data(), filled.pages.size(), cudaMemcpyHostToDevice),
           "memcpy");
   }
+  const device_array<byte> tails(kvc::tail_pool_bytes<Spec>(filled.model, 1)),
+      staging(kvc::staging_bytes<Spec>(filled.model, 1));
   const kvc::calibration<Spec> constants(filled.model);
+  kvc::calibration_view<Spec> d_view = constants.view();
+  const int64 floats = d_view.head_floats * filled.model.slots() * heads;
+  const device_array<float> d_constants(floats > 0 ? std::vector<float>(d_view.data, d_view.data + floats)
+                                                   : std::vector<float>());
+  if (floats > 0) d_view.data = d_constants.data;
   const auto view_of = [&](int copy) {
     return kvc::cache_view<Spec>{filled.model,
                                  pages.data + copy * pool_bytes,
                                  filled.blocks,
                                  filled.page_bytes,
                                  filled.blocks * filled.page_bytes,
-                                 nullptr,
+                                 tails.data,
                                  Spec::tail_bytes(filled.model),
-                                 0,
-                                 nullptr,
-                                 0,
-                                 constants.view()};
+                                 1,
+                                 staging.data,
+                                 1,
+                                 d_view};
   };
   const auto expect_ok = [](kvc::status s, const std::string& id) {
     if (s == kvc::status::ok) return;

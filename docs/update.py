@@ -11,7 +11,7 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- output: PROGRAM [ARGS] -->   what a program of the build prints, as text
   <!-- table: PROGRAM [ARGS] -->    what a program of the build prints, as Markdown
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
-  <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend or append): of all rows,
+  <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend, append or pages): of all rows,
                                     or of those whose ids begin so
   <!-- host: FOLDER [ID,... [MACHINE]] -->  the same of the newest FOLDER/host-*.json, or of host-MACHINE*.json
   <!-- plot: FILE.svg FOLDER -->    a plot of the newest FOLDER/host-*.json, which is written to FILE
@@ -159,6 +159,11 @@ def speed(root, folder, kind, prefixes=""):
     peers = sorted({r["peer"] for r in rows if r.get("peer")})
     about = [data["device"], f"reads {data['read_gb_per_s']:,.0f} GB/s" if data.get("read_gb_per_s") else None,
              "peer: " + " and ".join(peers) if peers else None, date[:10], f"commit {data['commit']}"]
+    later = sorted({r["commit"] for r in rows if r.get("commit")})
+    if later:  # rows of a second run
+        few = [f"`{r['id']}`" for r in rows if r.get("commit")]
+        share = "all rows" if len(few) == len(rows) else f"{len(few)} rows, from {few[0]} to {few[-1]},"
+        about.append(f"{share} of another run, commit {', '.join(later)}")
     return "\n".join([*lines, "", "; ".join(a for a in about if a) + f" ([all figures]({folder}/{name}))."])
 
 

@@ -70,12 +70,6 @@ inline void end() {
   asm volatile("tilerelease");
 }
 
-/// The unit that multiplies tiles falls asleep when it is not used for a quarter of a microsecond, and takes half of
-/// one to come back: the kernels between the products multiply something now and then.
-KVC_SIMD void stay_awake() {
-  multiply_tiles<3, 4, 5>();
-}
-
 /// Field F of the bytes x: bits are moved by a product with a matrix of bits, whose row for bit i is its byte 7 - i.
 template <int Fields, int F>
 KVC_SIMD words field_of(words x) {
@@ -302,108 +296,114 @@ inline void score_codes(const score_codes_call& c) {
 
 // ---- sums
 
+/// A chunk's sums, four products in tiles at a time: 16 channels of each of 4 / Fields vectors in each field. Rows are
+/// loaded again for the next ones: what is parted at a time stays in the first-level cache.
 template <int Fields>
 struct sum_tiles {
-  static constexpr int vectors = 4 * Fields;  ///< of 16 channels
+  static constexpr int vectors = 4 / Fields;  ///< at a time, of the 4 of an interleaved chunk
   const sum_codes_call c;
   const int tiles = (c.blocks + 3) / 4;  ///< of 64 rows
-  /// [fields][rows / 4][4 vectors][16 channels][4 rows]; rows beyond the last one are zero.
-  alignas(64) byte codes[Fields][code_tile_rows * 64];
+  /// [fields][vectors][rows / 4][16 channels][4 rows]; rows beyond the last one are zero.
+  alignas(64) byte codes[4][code_tile_rows * 16];
   alignas(64) uint8 some[16][code_tile_rows];
-  alignas(64) int32 start[16][16];  ///< [queries][channels]
-  alignas(64) byte d[2][4][tile_bytes];
+  alignas(64) int32 start[16][16];    ///< [queries][channels]
+  alignas(64) byte d[4][tile_bytes];  ///< [fields][vectors]{[queries][channels]}
 
   explicit sum_tiles(const sum_codes_call& call) : c(call) {}
 
+  template <int First>
   KVC_SIMD void part() {
-    const bool has_next = c.offset + 64 < c.row_bytes;
+    const bool has_next = First + vectors == 4 && c.offset + 64 < c.row_bytes;
     for (int b = 0; b < tiles * 4; ++b) {
-      stay_awake();
       const bool exists = b < c.blocks;
-      if (exists && c.offset == 0) prefetch_rows<2>(c.rows.next[b], c.rows.pitch, c.row_bytes);
+      if (exists && First == 0 && c.offset == 0) prefetch_rows<2>(c.rows.next[b], c.rows.pitch, c.row_bytes);
 #pragma GCC unroll 4
       for (int r = 0; r < 16; r += 4) {
         words x[4] = {word_zeros(), word_zeros(), word_zeros(), word_zeros()};
         if (exists) {
           const byte* from = c.rows.block[b] + c.offset + r * c.rows.pitch;
-          load_interleaved(from, c.rows.pitch, c.bytes, x);
+          load_interleaved(from, c.rows.pitch, c.bytes, x);  // but what is not used
           if (has_next) {
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) __builtin_prefetch(from + 64 + i * c.rows.pitch);
           }
         }
-        const int to = (b * 16 + r) * 64;
+        const int to = (b * 16 + r) * 16;
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) {
-          store_words(field_of<Fields, 0>(x[j]), codes[0] + to + j * 64);
-          if constexpr (Fields > 1) store_words(field_of<Fields, 1>(x[j]), codes[1] + to + j * 64);
+        for (int v = 0; v < vectors; ++v) {
+          store_words(field_of<Fields, 0>(x[First + v]), codes[v] + to);
+          if constexpr (Fields > 1) store_words(field_of<Fields, 1>(x[First + v]), codes[vectors + v] + to);
           if constexpr (Fields > 2) {
-            store_words(field_of<Fields, 2>(x[j]), codes[2] + to + j * 64);
-            store_words(field_of<Fields, 3>(x[j]), codes[3] + to + j * 64);
+            store_words(field_of<Fields, 2>(x[First + v]), codes[2 * vectors + v] + to);
+            store_words(field_of<Fields, 3>(x[First + v]), codes[3 * vectors + v] + to);
           }
         }
       }
     }
   }
 
-  /// Four vectors of a field over all rows, [queries][16 channels] each.
   template <int Which>
-  KVC_SIMD void multiply_vector(const byte* from) {
+  KVC_SIMD void multiply_one() {
     load_tile<Which>(start, 64);
-    load_tile<6>(from + Which * 64, 256);
+    load_tile<6>(codes[Which], 64);
     multiply_tiles<Which, 4, 6>();
     if (tiles > 1) {
-      load_tile<7>(from + Which * 64 + 16 * 256, 256);
+      load_tile<7>(codes[Which] + 16 * 64, 64);
       multiply_tiles<Which, 5, 7>();
     }
-  }
-  KVC_SIMD void multiply_field(int f) {
-    multiply_vector<0>(codes[f]);
-    multiply_vector<1>(codes[f]);
-    multiply_vector<2>(codes[f]);
-    multiply_vector<3>(codes[f]);
-    store_tile<0>(d[f % 2][0]);
-    store_tile<1>(d[f % 2][1]);
-    store_tile<2>(d[f % 2][2]);
-    store_tile<3>(d[f % 2][3]);
+    store_tile<Which>(d[Which]);
   }
   /// Into o, as sum_field of codes.inl does.
-  KVC_SIMD void take(int q, int count, int field) const {
+  KVC_SIMD void take(int q, int count, int first) const {
     for (int i = 0; i < count; ++i) {
-      float* o = c.o + (q + i) * c.o_pitch + field * 64;
+      float* o = c.o + (q + i) * c.o_pitch + first * 16;
       const floats scale = broadcast(c.group[q + i].scale[0]);
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const floats sum = to_floats(load_words(d[field % 2][j] + i * 64));
-        store(multiply_add(sum, scale, load(o + j * 16)), o + j * 16);
+      for (int n = 0; n < 4; ++n) {
+        float* to = o + n / vectors * 64 + n % vectors * 16;
+        store(multiply_add(to_floats(load_words(d[n] + i * 64)), scale, load(to)), to);
       }
     }
   }
 
-  void run() {
-    part();
+  template <int First>
+  KVC_SIMD void run_vectors() {
+    part<First>();
     for (int q = 0; q < c.queries; q += 16) {
       const int count = min_of(16, c.queries - q);
-      const uint8* weights = c.w8 + q * c.w8_pitch;
-      int64 pitch = c.w8_pitch;
-      if (count < 16 || tiles * 4 > c.blocks) {  // what follows may not be read
-        for (int i = 0; i < 16; ++i) {
-          for (int r = 0; r < code_tile_rows; r += 64) store_words(word_zeros(), some[i] + r);
-          if (i < count) __builtin_memcpy(some[i], weights + i * pitch, static_cast<size_type>(16 * c.blocks));
-        }
-        weights = some[0];
-        pitch = code_tile_rows;
-      }
+      if (First == 0 || c.queries > 16) load_weights(q, count);
+      multiply_one<0>();
+      multiply_one<1>();
+      multiply_one<2>();
+      multiply_one<3>();
+      take(q, count, First);
+    }
+  }
+  void load_weights(int q, int count) {
+    const uint8* weights = c.w8 + q * c.w8_pitch;
+    int64 pitch = c.w8_pitch;
+    if (count < 16 || tiles * 4 > c.blocks) {  // what follows may not be read
       for (int i = 0; i < 16; ++i) {
-        store_words(broadcast_word(i < count ? c.group[q + i].start[0] : 0), start[i]);
+        for (int r = 0; r < code_tile_rows; r += 64) store_words(word_zeros(), some[i] + r);
+        if (i < count) __builtin_memcpy(some[i], weights + i * pitch, static_cast<size_type>(16 * c.blocks));
       }
-      load_tile<4>(weights, pitch);
-      if (tiles > 1) load_tile<5>(weights + 64, pitch);
-      multiply_field(0);
-      for (int f = 0; f < Fields; ++f) {
-        if (f + 1 < Fields) multiply_field(f + 1);
-        take(q, count, f);
-      }
+      weights = some[0];
+      pitch = code_tile_rows;
+    }
+    for (int i = 0; i < 16; ++i) {
+      store_words(broadcast_word(i < count ? c.group[q + i].start[0] : 0), start[i]);
+    }
+    load_tile<4>(weights, pitch);
+    if (tiles > 1) load_tile<5>(weights + 64, pitch);
+  }
+
+  void run() {
+    run_vectors<0>();
+    if constexpr (vectors == 2) run_vectors<2>();
+    if constexpr (vectors == 1) {
+      run_vectors<1>();
+      run_vectors<2>();
+      run_vectors<3>();
     }
   }
 };
@@ -415,17 +415,12 @@ inline void sum_codes(const sum_codes_call& c) {
   if (c.fields == 4) sum_tiles<4>(c).run();
 }
 
-#include "kvc/host/simd/softmax.inl"
-
 constexpr kernel_table make_amx_table() {
   kernel_table t = avx512::table;
   t.begin = begin;
   t.end = end;
   t.score_codes = score_codes;
   t.sum_codes = sum_codes;
-  t.load_constants = load_constants;
-  t.quantize_weights = quantize_weights;
-  t.softmax = softmax;
   return t;
 }
 inline constexpr kernel_table table = make_amx_table();

@@ -401,8 +401,6 @@ KVC_SIMD void load_interleaved_twice(const byte* rows, int64 pitch, words (&x)[4
   interleave(a, x);
 }
 
-KVC_SIMD void stay_awake() {}
-
 #include "kvc/host/simd/codes.inl"
 #include "kvc/host/simd/encode.inl"
 #include "kvc/host/simd/softmax.inl"

@@ -352,8 +352,6 @@ KVC_SIMD void load_interleaved_twice(const byte* rows, int64 pitch, words (&x)[4
   for (int l = 0; l < 4; ++l) interleave_quarter(rows + l / 2 * 4 * pitch + l % 2 * 16, pitch, l, x);
 }
 
-KVC_SIMD void stay_awake() {}
-
 #include "kvc/host/simd/codes.inl"
 #include "kvc/host/simd/encode.inl"
 #include "kvc/host/simd/softmax.inl"

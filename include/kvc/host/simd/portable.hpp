@@ -333,9 +333,6 @@ KVC_SIMD void load_interleaved_twice(const byte* rows, int64 pitch, words (&x)[4
   for (int j = 0; j < 4; ++j) x[j] = make_words([&](int i) { return i < 8 ? low[j].lane[i] : high[j].lane[i - 8]; });
 }
 
-/// Units that fall asleep unless they are used every few hundred clocks.
-KVC_SIMD void stay_awake() {}
-
 #include "kvc/host/simd/codes.inl"
 #include "kvc/host/simd/encode.inl"
 #include "kvc/host/simd/softmax.inl"

@@ -13,7 +13,6 @@ KVC_SIMD void store_constants(const constants_call& c, words pairs, int64 at) {
 
 /// Stored constants {scale, offset} in fp16 -> scale, middle = offset + centre x scale.
 inline void load_constants(const constants_call& c) {
-  stay_awake();
   if (c.groups == 1) {
     for (int b = 0; b < c.blocks; ++b) store_constants(c, load_words(c.pairs + b * 64), b * 16);
     return;
@@ -148,7 +147,6 @@ inline void softmax(const softmax_call& c) {
     alignas(64) float m[16];
     alignas(64) float l[16];
     for (int i = 0; i < count; ++i) {
-      if (i % 4 == 0) stay_awake();
       float* s = c.scores + (begin + i) * c.score_pitch;
       const floats constant = broadcast(c.constants[begin + i]);
       const uint8* mask = c.mask == nullptr ? nullptr : c.mask + (begin + i) / c.group * c.mask_pitch;
@@ -173,7 +171,6 @@ inline void softmax(const softmax_call& c) {
     const floats factor = select(below(old, top), exponential(subtract(old, top)), broadcast(1.0f));
     store(top, m);
     for (int i = 0; i < count; ++i) {
-      if (i % 4 == 0) stay_awake();
       float* s = c.scores + (begin + i) * c.score_pitch;
       const floats by = broadcast(m[i] == -infinity() ? 0.0f : m[i]);  // all scores -inf: all weights 0
       floats sum = zeros();
@@ -217,7 +214,6 @@ inline void quantize_parts(const quantize_weights_call& call) {
       const float* scale = c.scale + g * c.constants_pitch;
       const float* mid = c.middle + g * c.constants_pitch;
       for (int i = 0; i < count; i += 4) {  // the last ones more than once rather than fewer than four
-        if (i % 8 == 0) stay_awake();
         const float* at[4];
         floats greatest[4];
         floats sum[4];
@@ -252,7 +248,6 @@ inline void quantize_parts(const quantize_weights_call& call) {
     store(select(none, zeros(), divide(broadcast(255.0f), top)), inverse);
     store(sum_each(middle, count * Parts), sums);
     for (int i = 0; i < count; ++i) {
-      if (i % 8 == 0) stay_awake();
       uint8* w8 = c.w8 + (begin + i) * c.w8_pitch;
       words total[Parts];
 #pragma GCC unroll 8

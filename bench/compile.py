@@ -3,6 +3,7 @@
 """What it costs to compile the library's parts, against their budgets.
 
   compile.py [--cxx g++] [--nvcc nvcc] [--runs N] [--only TEXT] [--out FILE]    exit 1 where a budget is exceeded
+  compile.py --check [...]                                                      only that the sources compile
   compile.py --self-test                                                        that it can: a budget of nothing
 
 A row is one small source. Seconds are of processor time, all processes of the compiler together (which run one after
@@ -50,12 +51,13 @@ HOST_APPEND = '#include "kvc/kvc.hpp"\n' + APPEND
 SEPARATE = "#define KVC_SEPARATE_KERNELS\n"  # the kernels are compiled in another source, which is host-kernels
 
 # One of the two decode kernels of attend, which differ in how many queries share a row, without the merge.
-KERNEL = (f"{COMPOSITION}kvc::status run({PARAMETERS}const kvc::cuda::detail::attend_plan& plan, "
+KERNEL = (f"{COMPOSITION}kvc::status run({PARAMETERS}const kvc::cuda::step_bounds& bounds, "
+          "const kvc::cuda::detail::attend_plan& plan, "
           "kvc::rows_view<const kvc::bf16> q, const kvc::attend_params& params, "
           "const kvc::cuda::detail::attend_results& results, cudaStream_t stream) {\n"
           "  namespace detail = kvc::cuda::detail;\n"
-          "  return detail::launch_attend<spec, kvc::bf16, detail::attend_shape<spec>::few>(view, step, plan, 0, q, "
-          "params, results, stream);\n}\n")
+          "  return detail::launch_attend<spec, kvc::bf16, detail::attend_shape<spec>::few>(view, step, bounds, plan, "
+          "0, q, params, results, stream);\n}\n")
 
 # id, what, compiler, source, budgets: seconds, bytes of the object, bytes of the compiler's memory
 MB = 1_000_000
@@ -114,12 +116,14 @@ def exceeded(row):
     return [name for name, most in row["budget"].items() if row[name] > most]
 
 
-def rows_of(table, compilers, runs, only=""):
+def rows_of(table, compilers, runs, only="", optimise=True):
     rows = []
     for name, what, kind, text, budget in table:
         if only not in name or compilers[kind] is None:
             continue
         flags, suffix = (HOST, ".cpp") if kind == "cxx" else (CUDA, ".cu")
+        if not optimise:
+            flags = [*flags, "-O0"]
         row = {"id": name, "what": what, **measure(compilers[kind], flags, suffix, text, runs), "budget": budget}
         over = exceeded(row)
         print(f"{name:20} {row['seconds']:7.2f} s {row['object_bytes'] / 1e3:8.0f} KB object "
@@ -173,6 +177,7 @@ def main(arguments):
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="")
     parser.add_argument("--out")
+    parser.add_argument("--check", action="store_true", help="once, without optimisation: exit 1 where one fails")
     parser.add_argument("--self-test", action="store_true")
     options = parser.parse_args(arguments)
     if options.self_test:
@@ -182,13 +187,15 @@ def main(arguments):
     if compilers["nvcc"] is None:
         print("there is no nvcc: its rows are left out")
     try:
-        rows = rows_of(ROWS, compilers, options.runs, options.only)
+        rows = rows_of(ROWS, compilers, 1 if options.check else options.runs, options.only, not options.check)
     except Failed as e:
         print(e, file=sys.stderr)
         return 1
     if not rows:
         print(f"compile.py: there is no '{options.only}'", file=sys.stderr)
         return 2
+    if options.check:
+        return 0
     device, slug = machine()
     git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"], text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

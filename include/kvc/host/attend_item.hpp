@@ -117,7 +117,8 @@ struct attend_call : attend_block<Spec, T> {
   void run_splits(const attend_unit& u, int64 begin, int64 end) {
     const int group = view.model.group();
     const int64 first_row = step.row_indptr[u.index] + u.row;
-    const bool is_finite = fold(u.head, first_row, u.rows);
+    bool is_finite = false;
+    compiled([&] { is_finite = fold(u.head, first_row, u.rows); });
     const bool uses_codes = shape::has_codes && is_finite && !params.fp32_products;
     if constexpr (shape::has_codes) {
       if (uses_codes) quantize_queries(u.rows * group);
@@ -136,13 +137,17 @@ struct attend_call : attend_block<Spec, T> {
         leave(u, split, 0);
         continue;
       }
-      for (int n = 0; n < u.rows * group; ++n) live_sums(1, n).merge(states[0][n], live_sums(0, n).o);
+      compiled([&] {
+        for (int n = 0; n < u.rows * group; ++n) live_sums(1, n).merge(states[0][n], live_sums(0, n).o);
+      });
     }
     if (u.owner < 0) {
       if (merges) leave(u, 0, 1);
       return;
     }
-    for (int n = 0; n < u.rows * group; ++n) finish(n, u.head, first_row, states[1][n], total(n).o);
+    compiled([&] {
+      for (int n = 0; n < u.rows * group; ++n) finish(n, u.head, first_row, states[1][n], total(n).o);
+    });
   }
   void quantize_queries(int count) {
     if constexpr (shape::first_is_packed) first_codes.quantize(kernels, queries, count, shape::query_pitch);

@@ -43,9 +43,10 @@ inline const char* name_of(instruction_set set) {
 namespace detail {
 
 /// Whether this process may use tiles. Linux wants to be asked before their registers are used, once for all threads;
-/// it refuses where a thread's stack for signals is too short for them.
+/// it refuses where a thread's stack for signals is too short for them, and from then on refuses stacks that are. Where
+/// KVC_NO_AMX is defined, in all sources, it is not asked.
 inline bool may_use_tiles() {
-#if defined(__x86_64__) && !defined(__CUDA_ARCH__) && defined(__linux__)
+#if defined(__x86_64__) && !defined(__CUDA_ARCH__) && defined(__linux__) && !defined(KVC_NO_AMX)
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;

@@ -177,6 +177,31 @@ void append_rows(benchmark::State& state, int64 rows) {
   state.counters["rows"] = static_cast<double>(rows);
 }
 
+/// The same rows, as they decode.
+template <class Spec>
+void gather_rows(benchmark::State& state, int64 rows) {
+  static kvc::host::cache<Spec> cache({.capacity = rows, .max_sequences = 1, .max_step_rows = rows});
+  static const int sequence = [&] {
+    const int s = cache.add_sequence();
+    cache.reserve(s, rows);
+    for (int layer = 0; layer < cache.model().layers; ++layer) {
+      if (!cache.model().writes(layer)) continue;
+      append(cache, layer, normal_values(rows * key_floats(cache.model()), 3),
+             normal_values(rows * cache.model().kv_heads * Spec::shape_type::head_dim, 4));
+    }
+    cache.commit();
+    return s;
+  }();
+  const int64 heads = cache.model().stored_heads();
+  std::vector<float> k(static_cast<std::size_t>(rows * heads * Spec::first_stream::model_width));
+  std::vector<float> v(static_cast<std::size_t>(rows * heads * Spec::second_stream::model_width));
+  for (auto _ : state) {
+    cache.gather(sequence, 0, 0, rows, k.data(), v.data());
+    benchmark::ClobberMemory();
+  }
+  state.counters["rows"] = static_cast<double>(rows);
+}
+
 /// What an append is measured against: the same rows to bf16, in order, and nothing else.
 void copy_rows(benchmark::State& state, int64 rows, int64 floats) {
   const std::vector<float> from = normal_values(rows * floats, 3);
@@ -285,6 +310,10 @@ void add_all() {
   add("C6/int4-rotated", append_rows<c::rotated>, rows);
   add("C6/bf16", append_rows<c::bf16>, rows);
   add("C7/int4", attend<prompt>, rows, rows, 1);
+  add("C7/fp32", attend<kvc::compose<kvc::shape<1, 9, 3, 64>, kvc::quant::none<float>>>, rows, rows, 1);
+  add("gather/int4", gather_rows<c::int4>, rows);
+  add("gather/bf16", gather_rows<c::bf16>, rows);
+  add("gather/fp32", gather_rows<c::fp32>, rows);
 #endif
 #if defined(KVC_BENCH_EIGEN)
   add("C7/eigen", prompt_products, 9, 3, 2048);

@@ -57,6 +57,9 @@ ROWS = [
      0.5),
     ("C7", "prompt of 2048 rows, GQA 9/3, d 64, int4", "C7/int4", "ops", G, "GFLOP/s", "Eigen's matrix products",
      "C7/eigen", 0.7),
+    ("C7-fp32", "prompt of 2048 rows, GQA 9/3, d 64, int4", "C7/int4", "ops", G, "GFLOP/s", "fp32 cache", "C7/fp32", None),
+    ("gather-fp32", "gather GQA int4, 2048 rows", "gather/int4", "rows", M, "Mrow/s", "fp32 cache", "gather/fp32", None),
+    ("gather-bf16", "gather GQA int4, 2048 rows", "gather/int4", "rows", M, "Mrow/s", "bf16 cache", "gather/bf16", None),
 ]
 CEILINGS = [
     ("read-l3-1", "reading 2.5 MB again and again, 1 thread", "bytes", "GB/s"),

@@ -42,19 +42,23 @@ void check_error(const float* angles = nullptr) {
   };
   append(150);
   cache.commit();
-  append(1);
+  append(2);
   kvc::attend_params params;
   params.scale = 0.1f;
   params.fp32_products = true;
   if (angles != nullptr) params.rotary = {angles, 256, Spec::shape_type::head_dim / 2};
   std::vector<kvc::bf16> q;
-  for (const float x : values(static_cast<int>(model.query_heads) * Spec::query_width)) q.push_back(kvc::bf16::from(x));
-  std::vector<float> out(static_cast<std::size_t>(model.query_heads * Spec::output_width));
+  for (const float x : values(2 * static_cast<int>(model.query_heads) * Spec::query_width))
+    q.push_back(kvc::bf16::from(x));
+  std::vector<float> out(static_cast<std::size_t>(2 * model.query_heads * Spec::output_width));
   cache.attend(0, q.data(), out.data(), nullptr, params);
 
-  const auto error = [&] {
-    return kvc_bench::attend_error<Spec>(cache.view(), cache.step(), params, q.data(), out.data());
+  const auto error = [&](int row = 1) {
+    return kvc_bench::attend_error<Spec>(cache.view(), cache.step(), row, params,
+                                         q.data() + row * model.query_heads * Spec::query_width,
+                                         out.data() + row * model.query_heads * Spec::output_width);
   };
+  CHECK(error(0) < 1e-5);
   CHECK(error() < 1e-5);
   params.scale = 0.101f;
   CHECK(error() > 1e-4);
@@ -62,8 +66,9 @@ void check_error(const float* angles = nullptr) {
   params.window = 150;  // a row less
   CHECK(error() > 1e-4);
   params.window = 0;
-  out[0] += 0.01f;
-  CHECK(error() > 1e-4);
+  out[0] += 0.01f;  // of the first row
+  CHECK(error(0) > 1e-4);
+  CHECK(error() < 1e-5);
 }
 
 }  // namespace

@@ -58,14 +58,14 @@ inline void end() {
   asm volatile("tilerelease");
 }
 
-/// Field F of the bytes x: bits are moved by a product with a matrix of bits, whose row for bit i is its byte 7 - i.
-template <int Fields, int F>
+/// A field of the bytes x: bits are moved by a product with a matrix of bits, whose row for bit i is its byte 7 - i.
+template <int Fields, int Field>
 KVC_SIMD words field_of(words x) {
   constexpr int bits = 8 / Fields;
-  if constexpr (F == 0) return and_words(x, field_mask(bits));
+  if constexpr (Field == 0) return and_words(x, field_mask(bits));
   constexpr int64 matrix = [] {
     int64 m = 0;
-    for (int i = 0; i < bits; ++i) m |= int64{1} << (8 * (7 - i) + F * bits + i);
+    for (int i = 0; i < bits; ++i) m |= int64{1} << (8 * (7 - i) + Field * bits + i);
     return m;
   }();
   words y;

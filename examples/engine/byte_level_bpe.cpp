@@ -33,8 +33,8 @@ std::uint64_t pair_key(token left, token right) {
 
 class byte_level_bpe final : public tokenizer_scheme {
  public:
-  byte_level_bpe(const gguf_file& file, const token_list& tokens)
-      : scheme_(pretokenizer_named(file.text("tokenizer.ggml.pre", "default"))), unknown_(tokens.unknown) {
+  byte_level_bpe(const token_list& tokens, const std::vector<std::string_view>& lines, std::string_view pre)
+      : scheme_(pretokenizer_named(pre)), unknown_(tokens.unknown) {
     std::unordered_map<std::string_view, token> id_of;
     for (std::size_t i = 0; i < tokens.texts.size(); ++i) id_of.emplace(tokens.texts[i], static_cast<token>(i));
 
@@ -47,7 +47,6 @@ class byte_level_bpe final : public tokenizer_scheme {
       byte_token_[byte] = found == id_of.end() ? -1 : found->second;
     }
 
-    const auto lines = file.strings("tokenizer.ggml.merges");
     merges_.reserve(lines.size());
     std::string whole;
     for (std::size_t rank = 0; rank < lines.size(); ++rank) {
@@ -133,8 +132,10 @@ class byte_level_bpe final : public tokenizer_scheme {
 
 }  // namespace
 
-std::unique_ptr<tokenizer_scheme> make_byte_level_bpe(const gguf_file& file, const token_list& tokens) {
-  return std::make_unique<byte_level_bpe>(file, tokens);
+std::unique_ptr<tokenizer_scheme> make_byte_level_bpe(const token_list& tokens,
+                                                      const std::vector<std::string_view>& merges,
+                                                      std::string_view pre) {
+  return std::make_unique<byte_level_bpe>(tokens, merges, pre);
 }
 
 }  // namespace engine

@@ -20,6 +20,7 @@ struct cache_options {
   int threads = 1;                       ///< for attend
   thread_pool* pool = nullptr;           ///< the model's instead of `threads` new ones; outlives the cache
   const rotary_table* rotary = nullptr;  ///< of the model, for caches that store keys before rotary; outlives the cache
+  bool fp32_products = false;            ///< where 8-bit products with packed codes would do: for checks
   const sample_data* data = nullptr;     ///< for calibrated caches (samples.hpp); outlives the cache
 };
 

@@ -20,9 +20,10 @@ inline kvc::host::lent_threads lend(thread_pool& pool) {
   return {pool.threads(), &pool, run};
 }
 
-/// A kvc composition as the engine's cache of one sequence.
-template <class Spec>
-class composed_cache : public attention_cache {
+/// A kvc composition as the engine's cache of one sequence. Of latents there is one row for all heads, handed over as
+/// k.
+template <class Spec, class Base = attention_cache>
+class composed_cache : public Base {
  public:
   composed_cache(std::string name, const attention_shape& shape, const cache_options& options)
       : name_(std::move(name)),
@@ -30,6 +31,7 @@ class composed_cache : public attention_cache {
         cache_(memory(options), extents_of<Spec>(shape, options), constants_of<Spec>(name_, shape, options).get(),
                options.pool == nullptr ? kvc::host::lent_threads() : lend(*options.pool)) {
     sequence_ = cache_.add_sequence();
+    params_.fp32_products = options.fp32_products;
     if (options.rotary != nullptr) {
       params_.rotary = {cos_sin_.data(), options.rotary->positions(), options.rotary->pairs()};
     }
@@ -38,7 +40,13 @@ class composed_cache : public attention_cache {
   void reserve(int rows) override { cache_.reserve(sequence_, rows); }
   bool writes(int layer) const override { return cache_.model().writes(layer); }
   bool keys_before_rotary() const override { return Spec::first_stream::is_deferred; }
-  void append(int layer, const float* k, const float* v) override { cache_.append(layer, k, v); }
+  void append(int layer, const float* k, const float* v) override {
+    if constexpr (Spec::is_latent) {
+      cache_.append(layer, k);
+    } else {
+      cache_.append(layer, k, v);
+    }
+  }
   void attend(int layer, const float* q, float scale, float* out) override {
     params_.scale = scale;
     cache_.attend(layer, q, out, nullptr, params_);

@@ -39,16 +39,24 @@ void matrix::copy_row(std::size_t output, float* to) const {
 }
 
 void matrix::multiply(const float* x, std::size_t rows, float* y, thread_pool& pool) const {
-  const Eigen::Map<const Eigen::MatrixXf> x_transposed(x, index(inputs_), index(rows));
   pool.split(outputs_, block, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t first = begin; first < end; first += block) {
-      const Eigen::Index height = index(std::min(block, end - first));
-      const Eigen::Map<const Eigen::MatrixXf> w(blocks_.data() + first * inputs_, height, index(inputs_));
-      Eigen::Map<Eigen::MatrixXf, 0, Eigen::OuterStride<>> y_transposed(y + first, height, index(rows),
-                                                                        Eigen::OuterStride<>(index(outputs_)));
-      y_transposed.noalias() = w * x_transposed;
-    }
+    for (std::size_t first = begin; first < end; first += block) multiply_block(first, x, inputs_, rows, y, outputs_);
   });
+}
+
+void matrix::multiply(const float* x, std::size_t x_stride, std::size_t rows, float* y, std::size_t y_stride) const {
+  for (std::size_t first = 0; first < outputs_; first += block) multiply_block(first, x, x_stride, rows, y, y_stride);
+}
+
+void matrix::multiply_block(std::size_t first, const float* x, std::size_t x_stride, std::size_t rows, float* y,
+                            std::size_t y_stride) const {
+  using strided = Eigen::OuterStride<>;
+  const Eigen::Index height = index(std::min(block, outputs_ - first));
+  const Eigen::Map<const Eigen::MatrixXf, 0, strided> x_transposed(x, index(inputs_), index(rows),
+                                                                   strided(index(x_stride)));
+  const Eigen::Map<const Eigen::MatrixXf> w(blocks_.data() + first * inputs_, height, index(inputs_));
+  Eigen::Map<Eigen::MatrixXf, 0, strided> y_transposed(y + first, height, index(rows), strided(index(y_stride)));
+  y_transposed.noalias() = w * x_transposed;
 }
 
 }  // namespace engine

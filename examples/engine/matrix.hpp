@@ -28,7 +28,14 @@ class matrix {
   /// and so that y is the same to the last bit for any number of threads. The order of its sums depends on `rows`.
   void multiply(const float* x, std::size_t rows, float* y, thread_pool& pool) const;
 
+  /// The same on the caller's thread alone, for rows that lie further apart than they are long: one head of many.
+  void multiply(const float* x, std::size_t x_stride, std::size_t rows, float* y, std::size_t y_stride) const;
+
  private:
+  /// One block of outputs, from `first` on.
+  void multiply_block(std::size_t first, const float* x, std::size_t x_stride, std::size_t rows, float* y,
+                      std::size_t y_stride) const;
+
   std::size_t outputs_ = 0, inputs_ = 0;
   std::vector<float> blocks_;  // the last block may be lower
 };

@@ -1,29 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include "model.hpp"
 
-#include <Eigen/Core>
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <set>
 #include <stdexcept>
 
+#include "parts.hpp"
+
 namespace engine {
 namespace {
-
-/// Adds the time it lives to a sum.
-class stopwatch {
- public:
-  explicit stopwatch(double& sum) : sum_(sum), start_(clock::now()) {}
-  ~stopwatch() { sum_ += std::chrono::duration<double>(clock::now() - start_).count(); }
-  stopwatch(const stopwatch&) = delete;
-  stopwatch& operator=(const stopwatch&) = delete;
-
- private:
-  using clock = std::chrono::steady_clock;
-  double& sum_;
-  clock::time_point start_;
-};
 
 /// Takes tensors out of a file by name, and knows at the end which ones nobody took.
 class tensor_source {
@@ -61,50 +47,12 @@ class tensor_source {
   std::set<std::string, std::less<>> taken_;
 };
 
-/// out[rows][width] = x / sqrt(mean(x^2) + epsilon) * weight, row by row.
-void rms_norm(const float* x, std::size_t rows, const std::vector<float>& weight, float epsilon, float* out,
-              thread_pool& pool) {
-  const auto width = static_cast<Eigen::Index>(weight.size());
-  const Eigen::Map<const Eigen::ArrayXf> w(weight.data(), width);
-  pool.split(rows, 1, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) {
-      const Eigen::Map<const Eigen::ArrayXf> in(x + row * weight.size(), width);
-      const float scale = 1.0f / std::sqrt(in.square().mean() + epsilon);
-      Eigen::Map<Eigen::ArrayXf>(out + row * weight.size(), width) = in * scale * w;
-    }
-  });
-}
-
-/// gate = silu(gate) * up, element by element, silu(x) = x / (1 + e^-x). Not by Eigen: at the ends of a range it takes
-/// another exp than in the middle, so that the last bits would depend on where ranges begin and how buffers lie.
-void swiglu(float* gate, const float* up, std::size_t count, thread_pool& pool) {
-  pool.split(count, 64, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-  });
-}
-
-void add(std::vector<float>& to, const std::vector<float>& from, thread_pool& pool) {
-  pool.split(to.size(), 64, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) to[i] += from[i];
-  });
-}
-
-int prepared_context(const model_config& config, const model_options& options) {
-  if (options.context < 0 || options.context > config.context) {
-    throw std::runtime_error("a context of " + std::to_string(options.context) +
-                             " tokens was asked of a model made for " + std::to_string(config.context));
-  }
-  // A file may claim any context: the rotary table is not sized by a claim alone.
-  constexpr int most_unasked = 131072;
-  return options.context > 0 ? options.context : std::min(config.context, most_unasked);
-}
-
 }  // namespace
 
 model::model(const gguf_file& file, const model_options& options)
     : config_(read_model_config(file)),
       pool_(options.threads),
-      rotary_(prepared_context(config_, options), config_.rotary_frequencies) {
+      rotary_(prepared_context(config_, options.context), config_.rotary_frequencies) {
   const auto& c = config_;
   const int q_width = c.query_heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
   tensor_source source(file);
@@ -161,22 +109,7 @@ std::span<const float> model::forward(std::span<const token> tokens, attention_c
 }
 
 void model::check_step(std::span<const token> tokens, const attention_cache& cache) const {
-  const auto rows = static_cast<std::int64_t>(tokens.size());
-  if (rows == 0) throw std::runtime_error("a step without tokens");
-  if (rows > cache.max_step_rows()) {
-    throw std::runtime_error("a step of " + std::to_string(rows) + " tokens, where the cache '" + cache.name() +
-                             "' takes " + std::to_string(cache.max_step_rows()));
-  }
-  if (cache.length() + rows > context()) {
-    throw std::runtime_error("position " + std::to_string(cache.length() + rows - 1) + " is outside the context of " +
-                             std::to_string(context()) + " tokens");
-  }
-  for (const token id : tokens) {
-    if (id < 0 || id >= config_.vocabulary) {
-      throw std::runtime_error("token " + std::to_string(id) + " is outside the model's vocabulary of " +
-                               std::to_string(config_.vocabulary));
-    }
-  }
+  engine::check_step(tokens, cache, context(), config_.vocabulary);
 }
 
 void model::embed(std::span<const token> tokens) {

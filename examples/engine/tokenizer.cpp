@@ -34,7 +34,10 @@ std::optional<token> read_token(const gguf_file& file, std::string_view key, std
 
 std::unique_ptr<tokenizer_scheme> make_scheme(const gguf_file& file, const token_list& tokens) {
   const std::string_view model = file.text("tokenizer.ggml.model");
-  if (model == "gpt2") return make_byte_level_bpe(file, tokens);
+  if (model == "gpt2") {
+    return make_byte_level_bpe(tokens, file.strings("tokenizer.ggml.merges"),
+                               file.text("tokenizer.ggml.pre", "default"));
+  }
   if (model == "llama") return make_sentencepiece(file, tokens);
   throw std::runtime_error("the tokenizer model " + quoted(model) + " is not served (served: gpt2, llama)");
 }
@@ -53,6 +56,21 @@ tokenizer::tokenizer(const gguf_file& file) {
   adds_bos_ = file.boolean("tokenizer.ggml.add_bos_token", scheme_->adds_bos());
   if (adds_bos_ && !bos_) throw std::runtime_error("tokenizer: texts begin with a token that the file does not name");
 
+  list(tokens);
+}
+
+tokenizer::tokenizer(const bpe_parts& parts) {
+  token_list tokens;
+  tokens.texts.assign(parts.texts.begin(), parts.texts.end());
+  tokens.kinds.assign(parts.texts.size(), token_kind::normal);
+  for (const token id : parts.control) tokens.kinds.at(static_cast<std::size_t>(id)) = token_kind::control;
+  eos_ = parts.end;
+  scheme_ = make_byte_level_bpe(tokens, {parts.merges.begin(), parts.merges.end()}, parts.pre);
+  list(tokens);
+}
+
+void tokenizer::list(const token_list& tokens) {
+  const std::size_t count = tokens.texts.size();
   bytes_.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
     bytes_.push_back(scheme_->bytes_of(tokens.texts[i], tokens.kinds[i]));

@@ -15,6 +15,16 @@
 namespace engine {
 
 class tokenizer_scheme;
+struct token_list;
+
+/// A byte-level BPE from elsewhere than a GGUF file.
+struct bpe_parts {
+  std::vector<std::string> texts;   ///< [vocabulary], bytes spelled as printable characters
+  std::vector<std::string> merges;  ///< "left right", the most urgent first
+  std::string pre;                  ///< the pre-tokenizer's name
+  std::vector<token> control;       ///< tokens that no plain text means
+  std::optional<token> end;         ///< closes a text
+};
 
 /// Whether text like "<|im_end|>" in an input means the control token of that name, or just these characters.
 enum class control_text { plain, special };
@@ -25,6 +35,7 @@ class tokenizer {
  public:
   /// Copies what it needs from the file. Models and pre-tokenizers that are not served are refused by name.
   explicit tokenizer(const gguf_file& file);
+  explicit tokenizer(const bpe_parts& parts);
   ~tokenizer();
   tokenizer(tokenizer&&) noexcept;
   tokenizer& operator=(tokenizer&&) noexcept;
@@ -46,6 +57,8 @@ class tokenizer {
   bool is_end(token id) const { return id == eos_ || id == eot_; }
 
  private:
+  void list(const token_list& tokens);
+
   struct special {
     std::string text;
     token id = -1;

@@ -33,7 +33,10 @@ class tokenizer_scheme {
   virtual bool adds_space() const = 0;  ///< whether encode puts a space before the text, which decoding takes off
 };
 
-std::unique_ptr<tokenizer_scheme> make_byte_level_bpe(const gguf_file& file, const token_list& tokens);
+/// `merges`: "left right", the most urgent first; `pre`: the name of a pre-tokenizer.
+std::unique_ptr<tokenizer_scheme> make_byte_level_bpe(const token_list& tokens,
+                                                      const std::vector<std::string_view>& merges,
+                                                      std::string_view pre);
 std::unique_ptr<tokenizer_scheme> make_sentencepiece(const gguf_file& file, const token_list& tokens);
 
 }  // namespace engine

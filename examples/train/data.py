@@ -33,7 +33,8 @@ import time
 import numpy as np
 
 PACKAGES = """linux-doc-6.1 python3.11-doc perl-doc anarchism apache2-doc postgresql-doc-15 python-sqlalchemy-doc
-python-django-doc git-doc manpages-dev libreoffice-help-en-us debian-reference-en jargon-text fortunes""".split()
+python-django-doc git-doc manpages-dev libreoffice-help-en-us debian-reference-en fortunes""".split()
+# Not jargon-text: the cache report reads it, so that no shipped model may have seen it.
 VOCABULARY = 4096
 END = 0  # the token that closes a document
 HELD_OUT_ONE_IN = 50  # documents, chosen by a hash of their path
@@ -83,7 +84,7 @@ def reader(path):
         return pod_text
     if re.search(r"/man\d/.*\.gz$", path):
         return roff_text
-    if "/jargon-text/jargon.txt" in path or ("/games/fortunes/" in path and "." not in os.path.basename(path)):
+    if "/games/fortunes/" in path and "." not in os.path.basename(path):
         return lambda source: source.replace("\n%\n", "\n\n")
     return None
 

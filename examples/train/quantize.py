@@ -7,11 +7,12 @@ A *group* of values (here usually a whole latent: one group) becomes integer cod
                 code = round((x - offset) / scale)   x^ = code * scale + offset
     symmetric   (mid-tread, 2^b - 1 levels)          scale = fp16(amax / (2^(b-1) - 1)), rounded up
                 code = round(x / scale)              x^ = code * scale
-    midrise     (2^b levels, none of them zero)      scale = fp16(2 amax / (2^b - 1)), rounded up
+    midrise     (2^b levels, none of them zero)      scale = fp16(amax / 2^(b-1)), rounded up
                 code = floor(x / scale) + 2^(b-1)    x^ = (2 code - (2^b - 1)) * scale / 2
 
-Scales are rounded *up* and offsets *down*, so that no value falls off the grid, and codes are computed from the rounded
-scale, as any decoder will use it. Rows are rounded to bfloat16 before they are encoded, because that is what a cache is
+(docs/formats.md; amax is the edge of midrise's outermost step, not its level, so that steps are smaller.) Scales are rounded
+*up* and offsets *down*, so that no value falls off the grid, and codes are computed from the rounded scale, as any decoder
+will use it, by its fp32 inverse, as kvc does. tests/engine/trained_model.cpp holds this file against kvc. Rows are rounded to bfloat16 before they are encoded, because that is what a cache is
 handed. `amax` may be multiplied by a learned clip, or replaced by a learned multiple of the group's RMS: the stored form
 does not change, only which scale the encoder picks.
 """
@@ -77,14 +78,14 @@ def encode(x, grid, amax=None):
     else:
         offset = None
         amax = x.abs().amax(-1, keepdim=True) if amax is None else amax
-        scale = fp16_up(amax / (top // 2) if grid.kind == "symmetric" else amax * (2.0 / top))
-    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))  # an all-equal group has scale 0: every code is 0
+        scale = fp16_up(amax / (top // 2 if grid.kind == "symmetric" else top // 2 + 1))
+    inverse = torch.where(scale > 0, 1.0 / scale, torch.zeros_like(scale))  # an all-equal group has scale 0
     if grid.kind == "affine":
-        codes = torch.round((x - offset) / divisor).clamp(0, top)
+        codes = torch.round((x - offset) * inverse).clamp(0, top)
     elif grid.kind == "symmetric":
-        codes = torch.round(x / divisor).clamp(-(top // 2), top // 2)
+        codes = torch.round(x * inverse).clamp(-(top // 2), top // 2)
     else:
-        codes = (torch.floor(x / divisor) + 2 ** (grid.bits - 1)).clamp(0, top)
+        codes = (torch.floor(x * inverse) + 2 ** (grid.bits - 1)).clamp(0, top)
     return codes, scale, offset
 
 
@@ -119,9 +120,10 @@ class Quantizer(torch.nn.Module):
     `strength` in [0, 1] blends the grid in (quantization warmed in); evaluation always uses the full grid.
     """
 
-    # the range that is best for a Gaussian, as a multiple of its deviation, and of its expected amax over 128 values
-    RMS_START = {2: 1.49, 3: 2.05, 4: 2.51, 8: 4.0}
-    CLIP_START = {2: 0.56, 3: 0.77, 4: 0.95, 8: 1.0}
+    # the range (the edge of the outermost step) that is best for a Gaussian, as a multiple of its deviation, and of its
+    # expected amax over 128 values
+    RMS_START = {2: 1.99, 3: 2.34, 4: 2.68, 8: 4.0}
+    CLIP_START = {2: 0.75, 3: 0.88, 4: 1.0, 8: 1.0}
 
     def __init__(self, width, grid, range="amax", rotate=False, stochastic=False):
         super().__init__()

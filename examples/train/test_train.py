@@ -105,20 +105,20 @@ class TheGrid(unittest.TestCase):
                     low = np.float32(low) if kind == "affine" else np.float32(0)
                     span = {"affine": (row.max() - low) / np.float32(top),
                             "symmetric": np.abs(row).max() / np.float32(top // 2),
-                            "midrise": np.abs(row).max() * np.float32(2.0 / top)}[kind]
+                            "midrise": np.abs(row).max() / np.float32(2 ** (bits - 1))}[kind]
                     step = np.float16(span)
                     if np.float32(step) < span:
                         step = np.nextafter(step, np.float16(np.inf))
                     self.assertEqual(float(step), scale[i].item())
                     step = np.float32(step)
                     for x, got in zip(row, value[i].tolist()):
-                        d = step if step > 0 else np.float32(1)
+                        inverse = np.float32(1) / step if step > 0 else np.float32(0)
                         if kind == "affine":
-                            want = np.clip(np.rint((x - low) / d), 0, top) * step + low
+                            want = np.clip(np.rint((x - low) * inverse), 0, top) * step + low
                         elif kind == "symmetric":
-                            want = np.clip(np.rint(x / d), -(top // 2), top // 2) * step
+                            want = np.clip(np.rint(x * inverse), -(top // 2), top // 2) * step
                         else:
-                            code = np.clip(np.floor(x / d) + 2 ** (bits - 1), 0, top)
+                            code = np.clip(np.floor(x * inverse) + 2 ** (bits - 1), 0, top)
                             want = (2 * code - top) * (step / np.float32(2))
                         self.assertEqual(np.float32(want), np.float32(got), (kind, bits, i))
 

@@ -153,7 +153,7 @@ def train(size, config, recipe, options):
         for quantizer in model.quantizers() if recipe.grid_full > 0 else ():
             quantizer.strength.fill_(strength_at(step, steps, recipe))
         batch = batch_at(step, text, rows, config, recipe)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=options.bf16):
             loss = loss_of(batch)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -228,6 +228,8 @@ def arguments(words=None):
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-tokens", type=int, default=0)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction,
+                        help="products in bfloat16 (default: on a GPU; also worth it on a CPU with AMX)")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--quiet", dest="progress", action="store_false")
     parser.add_argument("--keep-weights", action="store_true")
@@ -237,6 +239,7 @@ def arguments(words=None):
     add_fields(parser, Config)
     add_fields(parser, Recipe)
     options = parser.parse_args(words)
+    options.bf16 = options.device == "cuda" if options.bf16 is None else options.bf16
     given = {k: v for k, v in vars(options).items() if v is not None}
     chosen = {f.name: given[f.name] for f in dataclasses.fields(Config) if f.name in given}
     config = Config(**(SIZES[options.size] | chosen))

@@ -49,7 +49,8 @@ struct attend_shape {
   /// Queries (query rows x heads that share a stored row) of a thread block; the sizes that are compiled.
   static constexpr int few = is_latent ? 16 : 8;
   static constexpr int many = value_pitch * limbs > 256 ? 32 : 64;
-  static constexpr int block_queries(int64 queries) { return queries <= few ? few : many; }
+  /// Up to three blocks of few queries, which meet in the second-level cache, are faster than one of many.
+  static constexpr int block_queries(int64 queries) { return queries <= (is_latent ? few : 3 * few) ? few : many; }
 
   /// The same where latents in 4-bit codes meet queries in bytes (byte_block.cuh). With 64 of them, two warpgroups
   /// share the channels.

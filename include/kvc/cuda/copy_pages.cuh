@@ -9,18 +9,37 @@ namespace kvc::inline v0_1::cuda {
 
 namespace detail {
 
-/// 16 bytes per thread; the last bytes of what is not a multiple of 16 one by one.
+inline constexpr int copy_threads = 256;
+inline constexpr int copies_at_once = 4;
+inline constexpr int64 copied_by_block = 16 * copies_at_once * copy_threads;
+inline unsigned copy_blocks(int64 bytes) {
+  return static_cast<unsigned>(max_of<int64>(1, ceil_div(bytes, copied_by_block)));
+}
+
+/// The share of block blockIdx.z: 16 bytes at a time, all asked for before the first is written; the last bytes of what
+/// is not a multiple of 16 one by one.
 __device__ inline void copy_bytes(byte* to, const byte* from, int64 bytes) {
-  const int64 whole = bytes / 16;
-  for (int64 i = threadIdx.x; i < whole; i += blockDim.x) {
-    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+  const int64 begin = blockIdx.z * copied_by_block;
+  const int64 whole = bytes / 16 * 16;
+  uint4 x[copies_at_once];
+#pragma unroll
+  for (int i = 0; i < copies_at_once; ++i) {
+    const int64 at = begin + 16 * (i * copy_threads + static_cast<int>(threadIdx.x));
+    if (at < whole) x[i] = *reinterpret_cast<const uint4*>(from + at);
   }
-  for (int64 i = whole * 16 + threadIdx.x; i < bytes; i += blockDim.x) to[i] = from[i];
+#pragma unroll
+  for (int i = 0; i < copies_at_once; ++i) {
+    const int64 at = begin + 16 * (i * copy_threads + static_cast<int>(threadIdx.x));
+    if (at < whole) *reinterpret_cast<uint4*>(to + at) = x[i];
+  }
+  if (blockIdx.z == 0 && whole + static_cast<int>(threadIdx.x) < bytes) {
+    to[whole + threadIdx.x] = from[whole + threadIdx.x];
+  }
 }
 
 template <class Spec>
-KVC_KERNEL void __launch_bounds__(256) copy_pages_kernel(const __grid_constant__ cache_view<Spec> view,
-                                                         const int32* from, const int32* to, uint32* report) {
+KVC_KERNEL void __launch_bounds__(copy_threads) copy_pages_kernel(const __grid_constant__ cache_view<Spec> view,
+                                                                  const int32* from, const int32* to, uint32* report) {
   const int32 source = from[blockIdx.x];
   const int32 target = to[blockIdx.x];
   if (source < 0) return;
@@ -30,8 +49,8 @@ KVC_KERNEL void __launch_bounds__(256) copy_pages_kernel(const __grid_constant__
 }
 
 template <class Spec>
-KVC_KERNEL void __launch_bounds__(256) copy_tails_kernel(const __grid_constant__ cache_view<Spec> view,
-                                                         const int32* from, const int32* to, uint32* report) {
+KVC_KERNEL void __launch_bounds__(copy_threads) copy_tails_kernel(const __grid_constant__ cache_view<Spec> view,
+                                                                  const int32* from, const int32* to, uint32* report) {
   const int32 source = from[blockIdx.x];
   const int32 target = to[blockIdx.x];
   if (source < 0) return;
@@ -58,8 +77,10 @@ status copy_pages(const cache_view<Spec>& view, const int32* from, const int32* 
                   uint32* report = nullptr) {
   const status s = detail::check_copies(view, from, to, count);
   if (s != status::ok || count == 0) return s;
-  const dim3 grid(static_cast<unsigned>(count), static_cast<unsigned>(view.model.slots()));
-  return detail::launch(detail::copy_pages_kernel<Spec>, grid, 256, 0, stream, "copy_pages", view, from, to, report);
+  const dim3 grid(static_cast<unsigned>(count), static_cast<unsigned>(view.model.slots()),
+                  detail::copy_blocks(Spec::page_bytes(view.model.stored_heads())));
+  return detail::launch(detail::copy_pages_kernel<Spec>, grid, detail::copy_threads, 0, stream, "copy_pages", view,
+                        from, to, report);
 }
 
 /// Copies the exact rows of sequence from[i] to sequence to[i]: what a fork needs beside a table that names the same
@@ -69,8 +90,10 @@ status copy_tails(const cache_view<Spec>& view, const int32* from, const int32* 
                   uint32* report = nullptr) {
   const status s = detail::check_copies(view, from, to, count);
   if (s != status::ok || count == 0 || !Spec::has_tail) return s;
-  const dim3 grid(static_cast<unsigned>(count), static_cast<unsigned>(view.model.slots()));
-  return detail::launch(detail::copy_tails_kernel<Spec>, grid, 256, 0, stream, "copy_tails", view, from, to, report);
+  const dim3 grid(static_cast<unsigned>(count), static_cast<unsigned>(view.model.slots()),
+                  detail::copy_blocks(Spec::tail_slot_bytes(view.model.stored_heads())));
+  return detail::launch(detail::copy_tails_kernel<Spec>, grid, detail::copy_threads, 0, stream, "copy_tails", view,
+                        from, to, report);
 }
 
 }  // namespace kvc::inline v0_1::cuda

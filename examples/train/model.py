@@ -68,8 +68,11 @@ class Config:
     # ---- ideas that cost no stored bytes, off by default
     reach: int = 1  # a layer reads its own slot and reach - 1 slots written before it
     shift: bool = False  # what is stored may mix in the token before, channel by channel (all blocks)
-    look_back: bool = False  # what is stored is made from this token and the one before (all blocks)
+    look_back: int = 0  # what is stored is made from this token and so many before it (all blocks)
+    writer: int = 0  # hidden width of a SwiGLU net beside the projection that makes what is stored (all blocks)
+    gate: bool = False  # every head's output is weighted by a sigmoid of the layer's input (all blocks)
     rotary_base: float = 10000.0
+    query_gain: float = 1.0  # where the query norm's weights for the latent part start (latent blocks)
     rotary_gain: float = 1.0  # where the query norm's weights for the rotary part start (latent blocks)
     token_table: bool = False  # adds a vector that depends on the token id alone (mha: to the values)
 
@@ -173,10 +176,18 @@ def before(h):
 
 
 def seen_by_writer(config, h):
-    return torch.cat((h, before(h)), -1) if config.look_back else h
+    rows = [h]
+    for _ in range(config.look_back):
+        rows.append(before(rows[-1]))
+    return torch.cat(rows, -1)
 
 
 # --------------------------------------------------------------------------------------------------------- attention
+
+
+def gated(gate, h, heads):
+    """heads: [batch, tokens, heads, width], each weighted by twice a sigmoid: 1 where the gate knows nothing."""
+    return heads if gate is None else heads * (2 * torch.sigmoid(gate(h))).unsqueeze(-1).to(heads.dtype)
 
 
 class HeadAttention(nn.Module):
@@ -189,9 +200,12 @@ class HeadAttention(nn.Module):
         self.query = nn.Linear(config.width, n, bias=False)
         self.query_norm = RMSNorm(config.head_dim)
         self.out = nn.Linear(n, config.width, bias=False)
+        self.gate = nn.Linear(config.width, config.heads, bias=False) if config.gate else None
         self.writes = writes
         if writes:
             self.key_value = nn.Linear(config.width * (1 + config.look_back), 2 * config.kv_heads * config.head_dim, bias=False)
+            if config.writer:
+                self.write = FeedForward(config.width * (1 + config.look_back), config.writer, 2 * config.kv_heads * config.head_dim)
             self.key_norm = RMSNorm(config.head_dim)
             if config.shift:
                 self.shift = Shift(config.width)
@@ -202,7 +216,11 @@ class HeadAttention(nn.Module):
         """What this layer stores: keys and values."""
         if self.config.shift:
             h = self.shift(h)
-        k, v = self.key_value(seen_by_writer(self.config, h)).unflatten(-1, (2, self.config.kv_heads, -1)).unbind(2)
+        seen = seen_by_writer(self.config, h)
+        row = self.key_value(seen)
+        if self.config.writer:
+            row = row + self.write(seen)
+        k, v = row.unflatten(-1, (2, self.config.kv_heads, -1)).unbind(2)
         if self.config.token_table:
             v = v + self.table(ids).unflatten(-1, (self.config.kv_heads, -1))
         return rotate(self.key_norm(k), angles), v
@@ -210,7 +228,7 @@ class HeadAttention(nn.Module):
     def forward(self, h, rows, angles):
         k, v = rows[-1]
         q = rotate(self.query_norm(self.query(h).unflatten(-1, (self.config.heads, -1))), angles)
-        return self.out(causal_attention(q, k, v, self.config.head_dim**-0.5).flatten(-2))
+        return self.out(gated(self.gate, h, causal_attention(q, k, v, self.config.head_dim**-0.5)).flatten(-2))
 
 
 class LatentAttention(nn.Module):
@@ -223,13 +241,17 @@ class LatentAttention(nn.Module):
         self.slots_read = slots_read
         self.query = nn.Linear(config.width, config.heads * (config.head_dim + config.rotary), bias=False)
         self.query_norm = RMSNorm(config.head_dim + config.rotary)
+        self.query_norm.weight.data[: config.head_dim] = config.query_gain
         self.query_norm.weight.data[config.head_dim:] = config.rotary_gain
         self.up_key = nn.Linear(slots_read * config.latent, n, bias=False)
         self.up_value = nn.Linear(slots_read * config.latent, n, bias=False)
         self.out = nn.Linear(n, config.width, bias=False)
+        self.gate = nn.Linear(config.width, config.heads, bias=False) if config.gate else None
         self.writes = writes
         if writes:
             self.down = nn.Linear(config.width * (1 + config.look_back), config.latent + config.rotary, bias=False)
+            if config.writer:
+                self.write = FeedForward(config.width * (1 + config.look_back), config.writer, config.latent + config.rotary)
             self.latent_norm = RMSNorm(config.latent)
             self.rotary_norm = RMSNorm(config.rotary)
             latent, rotary = config.grids()
@@ -244,7 +266,11 @@ class LatentAttention(nn.Module):
         """What this layer stores, as it comes back from the cache: every token is seen dequantized, its own too."""
         if self.config.shift:
             h = self.shift(h)
-        c, kr = self.down(seen_by_writer(self.config, h)).split((self.config.latent, self.config.rotary), -1)
+        seen = seen_by_writer(self.config, h)
+        row = self.down(seen)
+        if self.config.writer:
+            row = row + self.write(seen)
+        c, kr = row.split((self.config.latent, self.config.rotary), -1)
         c = self.latent_grid(self.latent_norm(c))
         kr = self.rotary_grid(rotate(self.rotary_norm(kr).unsqueeze(2), angles).squeeze(2))
         if self.config.token_table:  # known from the id, so it need not be stored
@@ -267,7 +293,7 @@ class LatentAttention(nn.Module):
         v = self.up_value(c).unflatten(-1, (self.config.heads, -1))
         k = torch.cat((k, kr.unsqueeze(2).expand(-1, -1, self.config.heads, -1).to(k.dtype)), -1)
         q = torch.cat((qn, qr), -1)
-        return self.out(causal_attention(q, k, v, q.shape[-1]**-0.5).flatten(-2))
+        return self.out(gated(self.gate, h, causal_attention(q, k, v, q.shape[-1]**-0.5)).flatten(-2))
 
     def absorbed(self, h, rows, angles):
         """The same function on the latent itself, as kvc attends: W_uk moves to the query, W_uv to the output."""
@@ -281,17 +307,17 @@ class LatentAttention(nn.Module):
         future = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1)
         weight = score.masked_fill(future, -math.inf).softmax(-1)
         z = torch.einsum("bhtj,bjr->bthr", weight, c)
-        return self.out(torch.einsum("bthr,hdr->bthd", z, up_value).flatten(-2))
+        return self.out(gated(self.gate, h, torch.einsum("bthr,hdr->bthd", z, up_value)).flatten(-2))
 
 
 # --------------------------------------------------------------------------------------------------------- the model
 
 
 class FeedForward(nn.Module):
-    def __init__(self, width, inner):
+    def __init__(self, width, inner, outputs=None):
         super().__init__()
         self.up = nn.Linear(width, 2 * inner, bias=False)
-        self.out = nn.Linear(inner, width, bias=False)
+        self.out = nn.Linear(inner, outputs or width, bias=False)
 
     def forward(self, x):
         gate, value = self.up(x).chunk(2, -1)

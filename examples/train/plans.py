@@ -50,21 +50,21 @@ SHARP = dict(rotary_gain=3.0, rotary_base=500.0)
 COPYING = [
     dict(IDEA, rotary_gain=3.0),
     dict(IDEA, **SHARP),
-    dict(IDEA, look_back=True),
+    dict(IDEA, look_back=1),
     dict(IDEA, exercises=0.3),
     dict(SMALL, block="mha", rate="best", like="mha", exercises=0.3),
-    dict(IDEA, **SHARP, look_back=True, exercises=0.3),
-    dict(SMALL, block="mha", rate="best", like="mha", rotary_base=500.0, look_back=True, exercises=0.3),
-    dict(IDEA, **SHARP, look_back=True, exercises=0.3, reach=2, token_table=True),
-    dict(SMALL, block="clla", rate="best", like="clla-int4", **SHARP, look_back=True, exercises=0.3),
+    dict(IDEA, **SHARP, look_back=1, exercises=0.3),
+    dict(SMALL, block="mha", rate="best", like="mha", rotary_base=500.0, look_back=1, exercises=0.3),
+    dict(IDEA, **SHARP, look_back=1, exercises=0.3, reach=2, token_table=True),
+    dict(SMALL, block="clla", rate="best", like="clla-int4", **SHARP, look_back=1, exercises=0.3),
     dict(SMALL, block="mha", rate="best", like="mha", rotary_base=500.0),
 ]
 
 # A first look at the next size: both siblings plain, both with the same help.
 LOOK = dict(size="medium", tokens=65e6, rate=2e-3, exercises=0.3)
 MEDIUM_LOOK = [
-    dict(LOOK, block="clla-int4", **SHARP, look_back=True),
-    dict(LOOK, block="mha", rotary_base=500.0, look_back=True),
+    dict(LOOK, block="clla-int4", **SHARP, look_back=1),
+    dict(LOOK, block="mha", rotary_base=500.0, look_back=1),
     dict(LOOK, block="clla-int4"),
     dict(LOOK, block="mha"),
 ]
@@ -72,14 +72,14 @@ MEDIUM_LOOK = [
 # With that help the grid costs almost nothing. Seeds of the siblings under one recipe: everybody gets the exercises, the
 # latent blocks the sharper rotary key and the look back; mha is tried with and without the latter.
 SETTLED = dict(SMALL, rate=4e-3, exercises=0.3)
-HELP = dict(SHARP, look_back=True)
+HELP = dict(SHARP, look_back=1)
 SEEDS_SETTLED = [
     *[dict(SETTLED, block=b, seed=s, **help) for s in (1, 2) for b, help in (("clla-int4", HELP), ("mha", {}))],
-    dict(SETTLED, block="mha", look_back=True),
+    dict(SETTLED, block="mha", look_back=1),
     *[dict(SETTLED, block="clla", seed=s, **HELP) for s in (1, 2)],
     *[dict(SETTLED, block="clla-int4", seed=s, **HELP, reach=2, token_table=True) for s in (1, 2)],
     *[dict(SETTLED, block="mla", seed=s, **HELP) for s in (0, 1, 2)],
-    *[dict(SETTLED, block="mha", seed=s, look_back=True) for s in (1, 2)],
+    *[dict(SETTLED, block="mha", seed=s, look_back=1) for s in (1, 2)],
 ]
 
 # Not run yet: other rates under the common recipe, mha with the one idea that helped it, and the grid ideas once more.
@@ -91,6 +91,47 @@ SETTLED_RATES = [
 SETTLED_LEADS = [dict(SETTLED, **HELP, block="clla-int4", **idea) for idea in (
     dict(reach=2), dict(token_table=True), dict(latent=256, bits=2, rotary=16, rotary_bits=4, range="rms"), dict(range="rms"),
     dict(range="clip"), dict(rotate=True), dict(grid_full=0.3), dict(latent=112, rotary=32))]
+
+# What makes the writer's work easier, for the siblings alike where it can help both.
+WRITERS = [
+    dict(SETTLED, block="clla-int4", **HELP),
+    dict(SETTLED, block="mha", shift=True),
+    dict(SETTLED, block="clla-int4", **HELP, writer=128, gate=True),
+    dict(SETTLED, block="mha", shift=True, gate=True),
+    dict(SETTLED, block="clla-int4", **SHARP, look_back=3),
+    dict(SETTLED, block="clla-int4", **HELP, writer=128),
+    dict(SETTLED, block="clla-int4", **HELP, gate=True),
+    dict(SETTLED, block="mha"),
+    dict(SETTLED, block="clla", **HELP, gate=True),
+]
+
+# The best of both, at more seeds and other rates; and what else the net could do.
+BEST = dict(SETTLED, block="clla-int4", **HELP, writer=128, gate=True)
+BEST_MHA = dict(SETTLED, block="mha", shift=True, gate=True)
+SEEDS_WRITERS = [
+    dict(BEST, writer=256),
+    dict(BEST, seed=1),
+    dict(BEST_MHA, seed=1),
+    dict(BEST, block="clla"),
+    dict(BEST_MHA, writer=64),
+    dict(BEST, latent=112, rotary=32),
+    dict(BEST, seed=2),
+    dict(BEST_MHA, seed=2),
+    dict(BEST, rate=6e-3),
+    dict(BEST_MHA, rate=6e-3),
+]
+
+# One seed in three forms its copying circuit late: the same at twice the tokens.
+LONG, LONG_MHA = dict(BEST, tokens=131e6), dict(BEST_MHA, tokens=131e6)
+SEEDS_LONG = [
+    *[dict(spec, seed=s) for s in (0, 1) for spec in (LONG, LONG_MHA)],
+    dict(LONG, seed=2),
+    dict(LONG_MHA, seed=2),
+    dict(LONG, writer=256),
+    dict(LONG, block="clla"),
+    dict(LONG, query_gain=2.0),
+    dict(LONG, block="mla"),
+]
 
 # Ablations of the recipe itself; these do not keep to 1.88 %.
 ABLATIONS = [

@@ -37,8 +37,8 @@ LATENT = dict(latent=128, rotary=16, rotary_base=500.0)
 MODELS = {
     "mha": dict(block="mha", **SHAPE),
     "clla": dict(block="clla", **SHAPE, **LATENT),
-    "clla-int4": dict(block="clla-int4", look_back=True, **SHAPE, **LATENT),
-    "mha-look-back": dict(block="mha", look_back=True, rotary_base=500.0, **SHAPE),
+    "clla-int4": dict(block="clla-int4", look_back=1, **SHAPE, **LATENT),
+    "mha-look-back": dict(block="mha", look_back=1, rotary_base=500.0, **SHAPE),
 }
 
 

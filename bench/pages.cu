@@ -57,32 +57,33 @@ void report(const options& o, const std::string& id, const char* what, double us
                id.c_str(), what, us, gb, gb / ceiling, peer, peer_us, peer_us / us, number(error).c_str());
 }
 
-/// Pages of one sequence of `rows` sealed rows, encoded by the host from normal numbers, and what the host decodes.
+/// Pages of one sequence of `rows` rows and some more behind them, so that all groups of tokens among the rows are
+/// sealed, encoded by the host from normal numbers, and what the host decodes.
 template <class Spec>
 struct filled_pages {
   static constexpr int page = Spec::tokens_per_page;
   kvc::extents<Spec> model;
   int64 rows;
-  int64 blocks = rows / page;
+  int64 blocks = rows / page + 2;
   int64 page_bytes = Spec::page_bytes(model.stored_heads());
   std::vector<byte> pages;
   std::vector<kvc::bf16> k, v;
 
   explicit filled_pages(int64 count) : rows(count), pages(static_cast<std::size_t>(blocks * page_bytes)) {
-    const int64 pattern = 2 * page;  // then again and again
-    kvc::host::cache<Spec> host({.capacity = pattern, .max_sequences = 1, .max_step_rows = pattern});
+    const int64 pattern = 2 * page, appended = pattern + page;  // the first two pages, again and again
+    kvc::host::cache<Spec> host({.capacity = appended, .max_sequences = 1, .max_step_rows = appended});
     const int64 heads = model.stored_heads();
-    k.resize(static_cast<std::size_t>(pattern * heads * Spec::first_stream::model_width));
-    v.resize(static_cast<std::size_t>(pattern * heads * Spec::second_stream::model_width));
+    k.resize(static_cast<std::size_t>(appended * heads * Spec::first_stream::model_width));
+    v.resize(static_cast<std::size_t>(appended * heads * Spec::second_stream::model_width));
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
-    std::vector<float> in(static_cast<std::size_t>(pattern * heads * (Spec::is_latent ? Spec::key_width : 0)));
+    std::vector<float> in(static_cast<std::size_t>(appended * heads * (Spec::is_latent ? Spec::key_width : 0)));
     for (float& x : in) x = normal(random);
     for (auto* rows_of : {&k, &v}) {
       for (kvc::bf16& x : *rows_of) x = kvc::bf16::from(normal(random));
     }
     const int sequence = host.add_sequence();
-    host.reserve(sequence, pattern);
+    host.reserve(sequence, appended);
     for (int layer = 0; layer < model.layers; ++layer) {
       if (!model.writes(layer)) continue;
       if constexpr (Spec::is_latent) {
@@ -93,6 +94,8 @@ struct filled_pages {
     }
     host.commit();
     host.gather(sequence, 0, 0, pattern, k.data(), v.data());
+    k.resize(static_cast<std::size_t>(pattern * heads * Spec::first_stream::model_width));
+    v.resize(static_cast<std::size_t>(pattern * heads * Spec::second_stream::model_width));
     host.reserve(sequence, 0);
     for (int64 b = 0; b < blocks; ++b) {
       __builtin_memcpy(pages.data() + b * page_bytes, host.view().page(0, host.step().block(0, b % 2)),
@@ -154,7 +157,8 @@ void bench(const options& o, const char* name, const char* what) {
     std::vector<int32> table(static_cast<std::size_t>(filled.blocks));
     std::iota(table.begin(), table.end(), 0);
     const device_array<int32> d_table(table);
-    const device_array<int64> d_lengths(std::vector<int64>{filled.rows}), d_indptr(std::vector<int64>{0, 0});
+    const device_array<int64> d_lengths(std::vector<int64>{filled.rows + filled.page}),
+        d_indptr(std::vector<int64>{0, 0});
     const kvc::step_view step{1, nullptr, d_lengths.data, d_indptr.data, d_table.data, filled.blocks};
     const int64 k_count = filled.rows * heads * Spec::first_stream::model_width;
     const int64 v_count = filled.rows * heads * Spec::second_stream::model_width;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// kvc_engine: continues a prompt, greedily, with a model from a GGUF file and a cache chosen by name.
+// kvc_engine: continues a prompt, greedily, with a model from a GGUF file, or one of examples/train, and a cache chosen
+// by name.
 
 #include <algorithm>
 #include <charconv>
@@ -20,6 +21,7 @@
 #include "generate.hpp"
 #include "gguf.hpp"
 #include "model.hpp"
+#include "open_trained.hpp"
 #include "samples.hpp"
 #include "tokenizer.hpp"
 
@@ -32,11 +34,13 @@ constexpr const char* usage =
     "                  [--device host|cuda]\n"
     "       kvc_engine --list | --help\n"
     "\n"
-    "  --model FILE         a Llama-architecture model in GGUF (fetch_model.sh gets one)\n"
+    "  --model FILE         a Llama-architecture model in GGUF (fetch_model.sh gets one), or a model of examples/train "
+    "in\n"
+    "                       safetensors, with the cache that it was trained with\n"
     "  --prompt TEXT        the text to continue\n"
     "  --tokens N           how many tokens to write at most (default 64)\n"
     "  --threads N          how many threads compute (default: one per CPU core)\n"
-    "  --cache NAME         the key/value cache (default bf16)\n"
+    "  --cache NAME         the key/value cache (default bf16; of models of examples/train: own)\n"
     "  --sample-text FILE   some thousand words that a calibrated cache is fitted to\n"
     "  --device NAME        where the model and its cache are: host (default), or cuda: the first GPU\n"
     "  --list               the caches by name; * marks the calibrated ones\n";
@@ -47,7 +51,7 @@ struct wrong_use : std::runtime_error {
 };
 
 struct arguments {
-  std::string model, prompt, sample_text, cache = "bf16", device = "host";
+  std::string model, prompt, sample_text, cache, device = "host";
   int tokens = 64;
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   bool list = false, help = false;
@@ -90,7 +94,11 @@ arguments parse(int argc, char** argv) {
   }
   if (out.model.empty()) throw wrong_use("--model is missing");
   if (out.prompt.empty()) throw wrong_use("--prompt is missing");
-  const auto caches = list_caches();
+  const bool trained = is_trained(out.model);
+  if (trained && out.device != "host") throw wrong_use("models of examples/train run on the host alone");
+  if (out.cache.empty()) out.cache = trained ? "own" : "bf16";
+  const auto caches = trained ? list_trained_caches() : list_caches();
+  if (caches.empty()) return out;  // built without what reads them: opening the model says so
   const auto has_name = [&](const cache_entry& entry) { return entry.name == out.cache; };
   const auto chosen = std::find_if(caches.begin(), caches.end(), has_name);
   if (chosen == caches.end()) {
@@ -131,7 +139,36 @@ std::unique_ptr<samples> calibrate(const arguments& arguments, const tokenizer& 
   return std::make_unique<samples>(transformer, tokens);
 }
 
-void generate(const arguments& arguments) {
+/// Continues the prompt, and says what it took.
+void write(const arguments& arguments, const tokenizer& words, decoder& reader, attention_cache& cache) {
+  const std::vector<token> prompt = words.prompt(arguments.prompt);
+  print(arguments.prompt);
+  auto start = std::chrono::steady_clock::now();
+  token next = greedy(prefill(reader, cache, prompt));
+  const double prompt_seconds = seconds_since(start);
+
+  start = std::chrono::steady_clock::now();
+  int steps = 0;  // each gives one more token than the prompt gave
+  for (int written = 0; written < arguments.tokens && !words.is_end(next); ++written) {
+    print(words.bytes_of(next));
+    const bool more = written + 1 < arguments.tokens && cache.length() < reader.context();
+    if (!more) break;
+    next = greedy(reader.forward({&next, 1}, cache, logits_wanted::last_row));
+    ++steps;
+  }
+  const double step_seconds = seconds_since(start);
+
+  const cache_bytes bytes = cache.bytes();
+  std::printf("\n\n%s cache: %d tokens in %.2f MB (and %.2f MB of workspace)\n", cache.name().c_str(), cache.length(),
+              static_cast<double>(bytes.pages + bytes.tail) * 1e-6, static_cast<double>(bytes.workspace) * 1e-6);
+  std::printf("prompt: %zu tokens, %.1f per second; writing: %d steps, %.1f per second\n", prompt.size(),
+              static_cast<double>(prompt.size()) / prompt_seconds, steps, steps > 0 ? steps / step_seconds : 0.0);
+  const phase_seconds& phases = reader.seconds();
+  std::printf("seconds: products %.3f, append %.3f, attend %.3f, rest %.3f\n", phases.products, phases.append,
+              phases.attend, phases.rest);
+}
+
+void generate_from_gguf(const arguments& arguments) {
   if (arguments.device == "cuda") device_name();  // throws where there is none
   const auto file = gguf_file::read(arguments.model);
   const tokenizer words(file);
@@ -151,32 +188,13 @@ void generate(const arguments& arguments) {
   decoder& reader = on_gpu ? static_cast<decoder&>(*on_gpu) : transformer;
   const auto cache = on_gpu ? on_gpu->make_cache(arguments.cache, options)
                             : make_cache(arguments.cache, transformer.config().attention(), options);
+  write(arguments, words, reader, *cache);
+}
 
-  const std::vector<token> prompt = words.prompt(arguments.prompt);
-  print(arguments.prompt);
-  auto start = std::chrono::steady_clock::now();
-  token next = greedy(prefill(reader, *cache, prompt));
-  const double prompt_seconds = seconds_since(start);
-
-  start = std::chrono::steady_clock::now();
-  int steps = 0;  // each gives one more token than the prompt gave
-  for (int written = 0; written < arguments.tokens && !words.is_end(next); ++written) {
-    print(words.bytes_of(next));
-    const bool more = written + 1 < arguments.tokens && cache->length() < transformer.context();
-    if (!more) break;
-    next = greedy(reader.forward({&next, 1}, *cache, logits_wanted::last_row));
-    ++steps;
-  }
-  const double step_seconds = seconds_since(start);
-
-  const cache_bytes bytes = cache->bytes();
-  std::printf("\n\n%s cache: %d tokens in %.2f MB (and %.2f MB of workspace)\n", cache->name().c_str(), cache->length(),
-              static_cast<double>(bytes.pages + bytes.tail) * 1e-6, static_cast<double>(bytes.workspace) * 1e-6);
-  std::printf("prompt: %zu tokens, %.1f per second; writing: %d steps, %.1f per second\n", prompt.size(),
-              static_cast<double>(prompt.size()) / prompt_seconds, steps, steps > 0 ? steps / step_seconds : 0.0);
-  const phase_seconds& phases = reader.seconds();
-  std::printf("seconds: products %.3f, append %.3f, attend %.3f, rest %.3f\n", phases.products, phases.append,
-              phases.attend, phases.rest);
+void generate_from_trained(const arguments& arguments) {
+  const opened_trained opened = open_trained(arguments.model, arguments.threads);
+  const auto cache = opened.make_cache(arguments.cache);
+  write(arguments, *opened.words, *opened.model, *cache);
 }
 
 }  // namespace
@@ -189,9 +207,16 @@ int main(int argc, char** argv) {
       for (const auto& cache : list_caches()) {
         std::printf("%-24s%s %s\n", cache.name.c_str(), cache.is_calibrated ? "*" : " ", cache.summary.c_str());
       }
+      std::printf("\nof models of examples/train:\n");
+      for (const auto& cache : list_trained_caches())
+        std::printf("%-26s%s\n", cache.name.c_str(), cache.summary.c_str());
     }
     if (arguments.help || arguments.list) return 0;
-    generate(arguments);
+    if (is_trained(arguments.model)) {
+      generate_from_trained(arguments);
+    } else {
+      generate_from_gguf(arguments);
+    }
     return 0;
   } catch (const wrong_use& problem) {
     std::fprintf(stderr, "kvc_engine: %s (--help shows how)\n", problem.what());

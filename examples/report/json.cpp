@@ -85,6 +85,25 @@ json passkeys_to_json(const results& results) {
   return out;
 }
 
+json sibling_to_json(const sibling& s) {
+  return {{"name", s.name},
+          {"block", s.block},
+          {"file_bytes", s.file_bytes},
+          {"layers", s.layers},
+          {"query_heads", s.query_heads},
+          {"head_dim", s.head_dim},
+          {"context", s.context},
+          {"bytes_per_token_per_layer", s.bytes_per_token / s.layers},
+          {"share_of_mha", s.share_of_mha},
+          {"loss", s.loss},
+          {"copied", s.copied},
+          {"passkey_found", s.passkeys},
+          {"decode_attend_microseconds", 1e6 * s.decode_attend_seconds},
+          {"step_microseconds", 1e6 * s.step_seconds},
+          {"sample", s.sample},
+          {"run", json::parse(s.run, nullptr, false)}};
+}
+
 }  // namespace
 
 std::string to_json(const results& results, const setting& setting) {
@@ -125,6 +144,10 @@ std::string to_json(const results& results, const setting& setting) {
   if (!setting.sample_name.empty()) {
     out["calibration"] = {{"text", setting.sample_name}, {"tokens", setting.sample_tokens}};
   }
+  out["siblings"] = json::array();
+  for (const sibling& s : results.siblings) out["siblings"].push_back(sibling_to_json(s));
+  out["sibling_windows"] = sibling_windows;
+  out["sample_prompt"] = sample_prompt;
   out["caches"] = json::array();
   for (const cache_result& cache : results.caches) out["caches"].push_back(cache_to_json(cache, results, setting));
   return out.dump(2, ' ', false, json::error_handler_t::replace);

@@ -26,6 +26,7 @@ const char* const usage =
     "  --caches a,b,c      which caches (--list shows them, and which are left out by default)\n"
     "  --sample-text FILE  what calibrated caches are fitted to (default: licence texts of Debian, or else a part of\n"
     "                      the text far behind the windows)\n"
+    "  --siblings DIR      also the models of examples/train in this directory, each with its own cache, first\n"
     "  --no-passkey        leave out the search for a number in 1,000 tokens\n"
     "  --out DIR           where report.json and report.html go (default: this directory)\n"
     "  --threads N         how many threads compute (default: one per CPU core)\n"
@@ -83,11 +84,9 @@ options parse_options(std::span<const std::string> arguments) {
   options out;
   out.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   std::map<std::string, bool*> switches = {{"--list", &out.list}, {"--help", &out.help}};
-  std::map<std::string, std::string*> texts = {{"--model", &out.model},
-                                               {"--text", &out.text},
-                                               {"--sample-text", &out.sample_text},
-                                               {"--out", &out.out},
-                                               {"--device", &out.device}};
+  std::map<std::string, std::string*> texts = {
+      {"--model", &out.model},       {"--text", &out.text}, {"--sample-text", &out.sample_text},
+      {"--siblings", &out.siblings}, {"--out", &out.out},   {"--device", &out.device}};
   std::map<std::string, std::size_t*> counts = {
       {"--skip-tokens", &out.skip_tokens}, {"--window", &out.window}, {"--windows", &out.windows}};
 

@@ -17,6 +17,7 @@ struct wrong_use : std::runtime_error {
 struct options {
   std::string model, text;
   std::string sample_text;          ///< empty: what sample_text.hpp finds
+  std::string siblings;             ///< directory of trained models; empty: none
   std::string out = ".";            ///< directory for report.json and report.html
   std::string device = "host";      ///< or "cuda": what reads
   std::vector<std::string> caches;  ///< in the order of the table

@@ -10,7 +10,6 @@
 namespace report {
 namespace {
 
-constexpr std::size_t filler_tokens = 1000;
 constexpr int answer_tokens = 8;
 
 constexpr std::string_view filler[] = {
@@ -21,7 +20,8 @@ constexpr std::string_view filler[] = {
     "The library is quiet in the afternoon.",     "Two dogs were sleeping under the table.",
     "The market sells apples, bread and cheese.", "He walked home along the canal."};
 
-passkey_task make_task(const engine::tokenizer& words, double depth, const std::string& digits) {
+passkey_task make_task(const engine::tokenizer& words, std::size_t filler_tokens, double depth,
+                       const std::string& digits) {
   std::vector<std::string> sentences;
   std::size_t tokens = 0;
   while (tokens < filler_tokens) {
@@ -38,8 +38,9 @@ passkey_task make_task(const engine::tokenizer& words, double depth, const std::
 
 }  // namespace
 
-std::vector<passkey_task> passkey_tasks(const engine::tokenizer& words) {
-  return {make_task(words, 0.1, "71934"), make_task(words, 0.5, "38206"), make_task(words, 0.9, "94157")};
+std::vector<passkey_task> passkey_tasks(const engine::tokenizer& words, std::size_t filler_tokens) {
+  return {make_task(words, filler_tokens, 0.1, "71934"), make_task(words, filler_tokens, 0.5, "38206"),
+          make_task(words, filler_tokens, 0.9, "94157")};
 }
 
 int passkey_context(const std::vector<passkey_task>& tasks) {

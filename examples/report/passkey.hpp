@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,15 +13,15 @@
 
 namespace report {
 
-/// A number hidden in filler of about 1,000 tokens, and a question for it at the end.
+/// A number hidden in filler, and a question for it at the end.
 struct passkey_task {
   double depth = 0;  ///< share of the filler before the number
   std::string digits;
   std::vector<engine::token> prompt;
 };
 
-/// Three depths: 10, 50 and 90 %.
-std::vector<passkey_task> passkey_tasks(const engine::tokenizer& words);
+/// Three depths: 10, 50 and 90 % of a filler of about so many tokens.
+std::vector<passkey_task> passkey_tasks(const engine::tokenizer& words, std::size_t filler_tokens = 1000);
 
 /// Tokens that a cache must hold for any of them.
 int passkey_context(const std::vector<passkey_task>& tasks);

@@ -64,6 +64,8 @@ void make_report(const options& options, std::FILE* out, std::FILE* err, const d
   }
   const output_directory directory(options.out);  // a full disk should show before the work, not after it
   const std::string text = read_file(options.text);
+  std::vector<std::string> sibling_files;
+  if (!options.siblings.empty()) sibling_files = find_siblings(options.siblings);
   const auto file = engine::gguf_file::read(options.model);
   const engine::tokenizer words(file);
   engine::model model(file, {.threads = options.threads});
@@ -101,7 +103,10 @@ void make_report(const options& options, std::FILE* out, std::FILE* err, const d
   setting.sample_tokens = sample.tokens.size();
 
   progress progress(err);
-  const results results = run(model, on_gpu.get(), plan, progress);
+  const std::vector<sibling> siblings = read_siblings(sibling_files, text, options.threads, progress);
+  if (!siblings.empty()) print(sibling_table(siblings) + "\n", out);
+  results results = run(model, on_gpu.get(), plan, progress);
+  results.siblings = siblings;
   print(table(results, setting), out);
   const std::string json = to_json(results, setting);
   const std::string json_path = directory.put("report.json", json);

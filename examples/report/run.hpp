@@ -13,6 +13,7 @@
 #include "passkey.hpp"
 #include "progress.hpp"
 #include "samples.hpp"
+#include "siblings.hpp"
 
 namespace report {
 
@@ -44,6 +45,7 @@ struct cache_result {
 struct results {
   cache_result reference;  ///< fp32, also where it is none of the caches asked for
   std::vector<cache_result> caches;
+  std::vector<sibling> siblings;
   std::vector<passkey_task> passkeys;
   bool was_calibrated = false;
   double seconds = 0;

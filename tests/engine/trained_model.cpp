@@ -23,7 +23,7 @@ using nlohmann::json;
 
 namespace {
 
-const char* const models[] = {"mha", "mha-look-back", "clla", "clla-int4"};
+const char* const models[] = {"mha", "mha-shift", "clla", "clla-int4"};
 
 std::string path_of(const std::string& name) {
   return std::string(KVC_TEST_SOURCE_DIR) + "/engine/trained/" + name + ".safetensors";
@@ -155,7 +155,7 @@ TEST_CASE("that check sees a wrong cache and a forgotten row") {
   const auto forgetful = exact_products("own", model);
   const auto tokens = std::span(e.tokens).first(e.fed);
   model.forward(tokens.first(63), *forgetful, logits_wanted::none);
-  for (float& x : forgetful->last_row(0)) x = 0;
+  for (float& x : forgetful->history(0)) x = 0;
   const auto logits = model.forward(tokens.last(1), *forgetful, logits_wanted::all_rows);
   const std::vector<float> last(e.logits.end() - static_cast<std::ptrdiff_t>(e.vocabulary), e.logits.end());
   CHECK(distance({logits.begin(), logits.end()}, last) > 100 * e.tolerance());

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "composed_cache.hpp"
+#include "open_trained.hpp"
 
 namespace engine {
 namespace {
@@ -15,31 +16,32 @@ class rows_of : public composed_cache<Spec, trained_cache> {
 
  public:
   rows_of(const std::string& name, const trained_config& config, const cache_options& options)
-      : base(name, config.attention(), options), width_(config.look_back ? static_cast<std::size_t>(config.width) : 0) {
-    last_.resize(width_ * static_cast<std::size_t>(config.layers));
+      : base(name, config.attention(), options),
+        of_layer_(static_cast<std::size_t>(config.history()) * static_cast<std::size_t>(config.width)) {
+    history_.resize(of_layer_ * static_cast<std::size_t>(config.layers));
   }
 
-  std::span<float> last_row(int layer) override {
-    return std::span(last_).subspan(static_cast<std::size_t>(layer) * width_, width_);
+  std::span<float> history(int layer) override {
+    return std::span(history_).subspan(static_cast<std::size_t>(layer) * of_layer_, of_layer_);
   }
 
   void truncate(int length) override {
-    if (width_ != 0 && length != 0 && length != this->length()) {
+    if (of_layer_ != 0 && length != 0 && length != this->length()) {
       throw std::runtime_error("a model that looks back cannot be taken back to the middle of its sequence");
     }
     base::truncate(length);
-    if (length == 0) std::fill(last_.begin(), last_.end(), 0.0f);
+    if (length == 0) std::fill(history_.begin(), history_.end(), 0.0f);
   }
 
   cache_bytes bytes() const override {
     cache_bytes out = base::bytes();
-    out.tail += last_.size() * sizeof(float);
+    out.tail += history_.size() * sizeof(float);
     return out;
   }
 
  private:
-  std::size_t width_;
-  std::vector<float> last_;  // [layers][width]
+  std::size_t of_layer_;
+  std::vector<float> history_;  // [layers][history][width]
 };
 
 /// As training counts it: one scale for the latent, one for the rotary key.

@@ -17,15 +17,13 @@ namespace engine {
 /// v, attend takes q = [rows][query_heads][latent | rotary], absorbed, and gives [rows][query_heads][latent].
 class trained_cache : public attention_cache {
  public:
-  /// [width]: what the writer in `layer` saw at the newest position, zeros where there is none. For models that look
-  /// back: one row per writing layer and sequence, however long that is.
-  virtual std::span<float> last_row(int layer) = 0;
+  /// [history][width]: what the writer in `layer` keeps of the tokens before, zeros where there are none. It is as long
+  /// as the model looks back, however long the sequence is.
+  virtual std::span<float> history(int layer) = 0;
 };
 
-/// What a trained model's rows may be stored as: "own", the format that it was trained with, and "fp32".
-std::vector<cache_entry> list_trained_caches();
-
-/// Throws std::invalid_argument where there is no cache `name`, or none for rows of this width.
+/// A cache of list_trained_caches() by its name. Throws std::invalid_argument where there is none, or none for rows of
+/// this width.
 std::unique_ptr<trained_cache> make_trained_cache(std::string_view name, const trained_config& config,
                                                   const cache_options& options);
 

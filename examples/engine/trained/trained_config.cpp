@@ -50,7 +50,7 @@ void refuse_ideas(const json& config, bool is_latent) {
       {"group", 0}, {"grid", "midrise"}, {"range", "amax"},      {"rotary_grid", "midrise"}};
   for (const auto& [key, value] : served) {
     if (!config.contains(key)) fail(std::string(key) + " is missing");
-    if (config[key] != value && (is_latent || key == std::string("shift") || key == std::string("token_table"))) {
+    if (config[key] != value && (is_latent || key == std::string("token_table"))) {
       fail(std::string(key) + " " + config[key].dump() + " is not served (served: " + value.dump() + ")");
     }
   }
@@ -99,7 +99,10 @@ trained_config read_trained_config(const safetensors_file& file) {
     fail("heads that layers share are not served");
   }
   if (c.rotary % 2 != 0) fail("an odd number of rotary channels");
-  if (config.contains("look_back")) c.look_back = config["look_back"] == true;
+  c.look_back = integer(config, "look_back", 0, 16);
+  c.writer = integer(config, "writer", 0, 1 << 16);
+  c.shift = config.contains("shift") && config["shift"] == true;
+  c.gate = config.contains("gate") && config["gate"] == true;
   const double base = number(config, "rotary_base");
   if (!(base > 0)) fail("rotary_base is not above 0");
   for (int i = 0; i < c.rotary; i += 2)

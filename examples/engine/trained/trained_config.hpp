@@ -17,10 +17,14 @@ struct trained_config : model_config {
   int rotary = 0;          ///< channels of the rotary key; of every head where nothing is latent
   int sharing = 1;         ///< neighbouring layers that read one slot
   int bits = 16;           ///< of what is stored
-  bool look_back = false;  ///< stored rows are made from this token and the one before
+  int look_back = 0;       ///< stored rows are made from this token and so many before it
+  bool shift = false;      ///< ... each of them mixed, channel by channel, with the one before
+  int writer = 0;          ///< hidden width of a SwiGLU net beside the projection that makes them; 0: none
+  bool gate = false;       ///< every head's output is weighted by a sigmoid of the layer's input
 
   bool writes(int layer) const { return layer % sharing == 0; }
-  int slots() const { return (layers + sharing - 1) / sharing; }
+  /// Rows of the layer's input that a writer keeps of the tokens before.
+  int history() const { return look_back + (shift ? 1 : 0); }
 };
 
 /// Errors name the field or the idea that the engine does not serve.

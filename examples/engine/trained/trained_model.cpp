@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -64,7 +65,8 @@ trained_model::trained_model(const safetensors_file& file, int threads, int cont
       pool_(threads),
       rotary_(prepared_context(config_, context), config_.rotary_frequencies) {
   const trained_config& c = config_;
-  const int seen = c.width * (c.look_back ? 2 : 1), head_width = c.query_heads * c.head_dim;
+  const int seen = c.width * (1 + c.look_back), head_width = c.query_heads * c.head_dim;
+  const int stored = c.is_latent ? c.latent + c.rotary : 2 * c.kv_heads * c.head_dim;
   tensor_source source(file);
 
   embedding_ = source.weight("embedding.weight", c.vocabulary, c.width);
@@ -90,14 +92,17 @@ trained_model::trained_model(const safetensors_file& file, int threads, int cont
         l.up_value.emplace_back(size(c.head_dim), size(c.latent), std::span(up_value).subspan(h * of_head, of_head));
       }
     }
-    if (c.writes(i) && c.is_latent) {
-      l.stored = source.weight(attention + "down.weight", c.latent + c.rotary, seen);
-      l.latent_norm = source.vector(attention + "latent_norm.weight", c.latent);
-      l.key_norm = source.vector(attention + "rotary_norm.weight", c.rotary);
-    } else if (c.writes(i)) {
-      l.stored = source.weight(attention + "key_value.weight", 2 * c.kv_heads * c.head_dim, seen);
-      l.key_norm = source.vector(attention + "key_norm.weight", c.head_dim);
+    if (c.writes(i)) {
+      l.stored = source.weight(attention + (c.is_latent ? "down.weight" : "key_value.weight"), stored, seen);
+      if (c.is_latent) l.latent_norm = source.vector(attention + "latent_norm.weight", c.latent);
+      l.key_norm = source.vector(attention + (c.is_latent ? "rotary_norm.weight" : "key_norm.weight"), c.rotary);
+      if (c.shift) l.shift = source.vector(attention + "shift.weight", c.width);
+      if (c.writer > 0) {
+        l.write_up = source.weight(attention + "write.up.weight", 2 * c.writer, seen);
+        l.write_down = source.weight(attention + "write.out.weight", stored, c.writer);
+      }
     }
+    if (c.gate) l.gate = source.weight(attention + "gate.weight", c.query_heads, c.width);
     l.feed_forward_norm = source.vector(block + "feed_forward_norm.weight", c.width);
     l.up = source.weight(block + "feed_forward.up.weight", 2 * c.feed_forward, c.width);
     l.down = source.weight(block + "feed_forward.out.weight", c.width, c.feed_forward);
@@ -135,89 +140,80 @@ std::span<const float> trained_model::forward(std::span<const token> tokens, att
 }
 
 void trained_model::attention_block(const layer& weights, int index, std::size_t rows, trained_cache& cache) {
-  const trained_config& c = config_;
-  const std::size_t heads = size(c.query_heads), dim = size(c.head_dim), rotary = size(c.rotary),
-                    wide = size(query_width());
-  rms_norm(work_.stream.data(), rows, weights.attention_norm, c.norm_epsilon, work_.normed.data(), pool_);
-  product(weights.query, work_.normed, rows, work_.query);
-  rms_norm(work_.query.data(), rows * heads, weights.query_norm, c.norm_epsilon, work_.query.data(), pool_);
-  for (std::size_t row = 0; row < rows; ++row) {  // the last `rotary` of each head's channels: all of them, or qr
-    for (std::size_t h = 0; h < heads; ++h) {
-      float* q = work_.query.data() + (row * heads + h) * wide;
-      rotary_.rotate(q + wide - rotary, 1, rotary, cache.length() + static_cast<int>(row));
-    }
-  }
-  if (c.writes(index)) append(weights, index, rows, cache);
-
-  const float scale = 1.0f / std::sqrt(static_cast<float>(wide));
-  const auto attend = [&](const floats& q, floats& out) {
-    const stopwatch timer(seconds_.attend);
-    cache.attend(index, q.data(), scale, out.data());
-  };
-  if (!c.is_latent) {
-    work_.heads.resize(rows * heads * dim);
-    attend(work_.query, work_.heads);
-  } else {
-    const std::size_t latent = size(c.latent), row_width = latent + rotary;
-    work_.absorbed.resize(rows * heads * row_width);
-    work_.attended.resize(rows * heads * latent);
-    work_.heads.resize(rows * heads * dim);
-    {
-      const stopwatch timer(seconds_.products);
-      pool_.split(heads, 1, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t h = begin; h < end; ++h) {
-          const float* q = work_.query.data() + h * wide;
-          float* absorbed = work_.absorbed.data() + h * row_width;
-          weights.up_key[h].multiply(q, heads * wide, rows, absorbed, heads * row_width);
-          for (std::size_t row = 0; row < rows; ++row) {
-            std::copy_n(q + row * heads * wide + dim, rotary, absorbed + row * heads * row_width + latent);
-          }
-        }
-      });
-    }
-    attend(work_.absorbed, work_.attended);
-    const stopwatch timer(seconds_.products);
-    pool_.split(heads, 1, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t h = begin; h < end; ++h) {
-        weights.up_value[h].multiply(work_.attended.data() + h * latent, heads * latent, rows,
-                                     work_.heads.data() + h * dim, heads * dim);
-      }
-    });
+  rms_norm(work_.stream.data(), rows, weights.attention_norm, config_.norm_epsilon, work_.normed.data(), pool_);
+  if (config_.writes(index)) append(weights, index, rows, cache);
+  attend(weights, index, rows, cache);
+  if (config_.gate) {
+    product(weights.gate, work_.normed, rows, work_.gates);
+    const std::size_t dim = size(config_.head_dim);
+    for (std::size_t i = 0; i < work_.heads.size(); ++i)
+      work_.heads[i] *= 2.0f / (1.0f + std::exp(-work_.gates[i / dim]));
   }
   product(weights.attention_output, work_.heads, rows, work_.branch);
   add(work_.stream, work_.branch, pool_);
 }
 
+/// h, as a writer sees it: mixed with the row before where the model shifts, and beside the rows before where it looks
+/// back. What the next step will need of them goes to the cache: the newest mixed rows, newest first, and the newest h
+/// last.
+const std::vector<float>& trained_model::seen_by_writer(const layer& weights, int index, std::size_t rows,
+                                                        trained_cache& cache) {
+  const std::size_t width = size(config_.width), back = size(config_.look_back);
+  if (config_.history() == 0) return work_.normed;
+  const std::span<float> history = cache.history(index);
+  const floats* mixed = &work_.normed;
+  if (config_.shift) {
+    float* last = history.data() + back * width;
+    work_.mixed.resize(rows * width);
+    for (std::size_t i = 0; i < rows * width; ++i) {
+      const float h = work_.normed[i], before = i < width ? last[i] : work_.normed[i - width];
+      work_.mixed[i] = h + weights.shift[i % width] * (before - h);
+    }
+    std::copy_n(work_.normed.data() + (rows - 1) * width, width, last);
+    mixed = &work_.mixed;
+  }
+  if (back == 0) return *mixed;
+  // Row r of this step; -1 is the newest of the steps before.
+  const auto row_at = [&](std::ptrdiff_t r) {
+    return r >= 0 ? mixed->data() + static_cast<std::size_t>(r) * width
+                  : history.data() + static_cast<std::size_t>(-r - 1) * width;
+  };
+  work_.seen.resize(rows * (1 + back) * width);
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t i = 0; i <= back; ++i) {
+      const auto from = static_cast<std::ptrdiff_t>(row) - static_cast<std::ptrdiff_t>(i);
+      std::copy_n(row_at(from), width, work_.seen.data() + (row * (1 + back) + i) * width);
+    }
+  }
+  for (std::size_t i = back; i-- > 0;) {  // from the oldest on: what is read has not been written yet
+    const auto from = static_cast<std::ptrdiff_t>(rows) - 1 - static_cast<std::ptrdiff_t>(i);
+    std::copy_n(row_at(from), width, history.data() + i * width);
+  }
+  return work_.seen;
+}
+
 void trained_model::append(const layer& weights, int index, std::size_t rows, trained_cache& cache) {
   const trained_config& c = config_;
-  const std::size_t width = size(c.width);
-  if (c.look_back) {
-    const std::span<float> last = cache.last_row(index);
-    work_.seen.resize(rows * 2 * width);
-    for (std::size_t row = 0; row < rows; ++row) {
-      const float* own = work_.normed.data() + row * width;
-      std::copy_n(own, width, work_.seen.data() + 2 * row * width);
-      std::copy_n(row > 0 ? own - width : last.data(), width, work_.seen.data() + (2 * row + 1) * width);
-    }
-    std::copy_n(work_.normed.data() + (rows - 1) * width, width, last.data());
+  const floats& seen = seen_by_writer(weights, index, rows, cache);
+  product(weights.stored, seen, rows, work_.stored);
+  if (c.writer > 0) {
+    net(weights.write_up, weights.write_down, seen, rows, work_.branch);
+    add(work_.stored, work_.branch, pool_);
   }
-  product(weights.stored, c.look_back ? work_.seen : work_.normed, rows, work_.stored);
-
-  const std::size_t rotary = size(c.rotary), latent = size(c.latent), row_width = latent + rotary,
-                    kv = size(c.kv_heads) * size(c.head_dim), per_row = c.is_latent ? row_width : 2 * kv;
-  work_.k.resize(rows * (c.is_latent ? row_width : kv));
+  const std::size_t rotary = size(c.rotary), latent = size(c.latent), kv = size(c.kv_heads) * size(c.head_dim),
+                    of_k = c.is_latent ? latent + rotary : kv, stored = weights.stored.outputs();
+  work_.k.resize(rows * of_k);
   work_.v.resize(c.is_latent ? 0 : rows * kv);
   for (std::size_t row = 0; row < rows; ++row) {
     const int position = cache.length() + static_cast<int>(row);
-    const float* from = work_.stored.data() + row * per_row;
+    const float* from = work_.stored.data() + row * stored;
+    float* k = work_.k.data() + row * of_k;
     if (c.is_latent) {
-      float* to = work_.k.data() + row * row_width;
-      rms_norm_row(from, weights.latent_norm, c.norm_epsilon, to);
-      rms_norm_row(from + latent, weights.key_norm, c.norm_epsilon, to + latent);
-      rotary_.rotate(to + latent, 1, rotary, position);
-      if (c.bits < 16) std::transform(to, to + row_width, to, as_bf16);
+      rms_norm_row(from, weights.latent_norm, c.norm_epsilon, k);
+      rms_norm_row(from + latent, weights.key_norm, c.norm_epsilon, k + latent);
+      rotary_.rotate(k + latent, 1, rotary, position);
+      if (c.bits < 16) std::transform(k, k + of_k, k, as_bf16);
     } else {
-      float* k = work_.k.data() + row * kv;
       for (std::size_t h = 0; h < size(c.kv_heads); ++h) {
         rms_norm_row(from + h * rotary, weights.key_norm, c.norm_epsilon, k + h * rotary);
       }
@@ -229,19 +225,61 @@ void trained_model::append(const layer& weights, int index, std::size_t rows, tr
   cache.append(index, work_.k.data(), work_.v.data());
 }
 
+void trained_model::attend(const layer& weights, int index, std::size_t rows, trained_cache& cache) {
+  const trained_config& c = config_;
+  const std::size_t heads = size(c.query_heads), dim = size(c.head_dim), rotary = size(c.rotary),
+                    latent = size(c.latent), wide = size(query_width()), row_width = latent + rotary;
+  product(weights.query, work_.normed, rows, work_.query);
+  rms_norm(work_.query.data(), rows * heads, weights.query_norm, c.norm_epsilon, work_.query.data(), pool_);
+  for (std::size_t i = 0; i < rows * heads; ++i) {  // the last `rotary` channels of each head: all of them, or qr
+    rotary_.rotate(work_.query.data() + (i + 1) * wide - rotary, 1, rotary,
+                   cache.length() + static_cast<int>(i / heads));
+  }
+  work_.heads.resize(rows * heads * dim);
+  const auto through_cache = [&](const floats& q, floats& out) {
+    const stopwatch timer(seconds_.attend);
+    cache.attend(index, q.data(), 1.0f / std::sqrt(static_cast<float>(wide)), out.data());
+  };
+  if (!c.is_latent) return through_cache(work_.query, work_.heads);
+
+  const auto for_heads = [&](auto&& work) {
+    const stopwatch timer(seconds_.products);
+    pool_.split(heads, 1, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t h = begin; h < end; ++h) work(h);
+    });
+  };
+  work_.absorbed.resize(rows * heads * row_width);
+  work_.attended.resize(rows * heads * latent);
+  for_heads([&](std::size_t h) {
+    const float* q = work_.query.data() + h * wide;
+    float* absorbed = work_.absorbed.data() + h * row_width;
+    weights.up_key[h].multiply(q, heads * wide, rows, absorbed, heads * row_width);
+    for (std::size_t row = 0; row < rows; ++row)
+      std::copy_n(q + row * heads * wide + dim, rotary, absorbed + row * heads * row_width + latent);
+  });
+  through_cache(work_.absorbed, work_.attended);
+  for_heads([&](std::size_t h) {
+    weights.up_value[h].multiply(work_.attended.data() + h * latent, heads * latent, rows, work_.heads.data() + h * dim,
+                                 heads * dim);
+  });
+}
+
 void trained_model::feed_forward_block(const layer& weights, std::size_t rows) {
-  const std::size_t inner = size(config_.feed_forward);
   rms_norm(work_.stream.data(), rows, weights.feed_forward_norm, config_.norm_epsilon, work_.normed.data(), pool_);
-  product(weights.up, work_.normed, rows, work_.up);
-  work_.gate.resize(rows * inner);
+  net(weights.up, weights.down, work_.normed, rows, work_.branch);
+  add(work_.stream, work_.branch, pool_);
+}
+
+void trained_model::net(const matrix& up, const matrix& down, const floats& x, std::size_t rows, floats& y) {
+  product(up, x, rows, work_.up);
+  const std::size_t inner = down.inputs();
+  work_.inner.resize(rows * inner);
   for (std::size_t row = 0; row < rows; ++row) {
     const float* both = work_.up.data() + 2 * row * inner;
-    float* gate = work_.gate.data() + row * inner;
-    std::copy_n(both, inner, gate);
-    swiglu(gate, both + inner, inner, pool_);
+    std::copy_n(both, inner, work_.inner.data() + row * inner);
+    swiglu(work_.inner.data() + row * inner, both + inner, inner, pool_);
   }
-  product(weights.down, work_.gate, rows, work_.branch);
-  add(work_.stream, work_.branch, pool_);
+  product(down, work_.inner, rows, y);
 }
 
 std::span<const float> trained_model::project(std::size_t first_row, std::size_t rows) {

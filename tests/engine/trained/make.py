@@ -36,9 +36,9 @@ SHAPE = dict(width=32, layers=4, heads=2, head_dim=64, vocabulary=VOCABULARY, co
 LATENT = dict(latent=128, rotary=16, rotary_base=500.0)
 MODELS = {
     "mha": dict(block="mha", **SHAPE),
+    "mha-shift": dict(block="mha", shift=True, look_back=2, gate=True, rotary_base=500.0, **SHAPE),
     "clla": dict(block="clla", **SHAPE, **LATENT),
-    "clla-int4": dict(block="clla-int4", look_back=1, **SHAPE, **LATENT),
-    "mha-look-back": dict(block="mha", look_back=1, rotary_base=500.0, **SHAPE),
+    "clla-int4": dict(block="clla-int4", look_back=1, writer=16, gate=True, **SHAPE, **LATENT),
 }
 
 

@@ -11,6 +11,8 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- output: PROGRAM [ARGS] -->   what a program of the build prints, as text
   <!-- table: PROGRAM [ARGS] -->    what a program of the build prints, as Markdown
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
+  <!-- siblings: FOLDER -->         the trained models of the newest FOLDER/report-*.json that has some
+  <!-- trained: FOLDER SIZE MILLIONS -->  means over seeds of the runs of that size and so many tokens in FOLDER/summary.json
   <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend, append or pages): of all rows,
                                     or of those whose ids begin so
   <!-- host: FOLDER [ID,... [MACHINE]] -->  the same of the newest FOLDER/host-*.json, or of host-MACHINE*.json
@@ -26,6 +28,7 @@ import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import textwrap
@@ -33,7 +36,7 @@ import textwrap
 from plot import ratios
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-START = re.compile(r"^<!-- (code|output|table|report|speed|host|plot|compile|result|quote): (.+?) -->$")
+START = re.compile(r"^<!-- (code|output|table|report|siblings|trained|speed|host|plot|compile|result|quote): (.+?) -->$")
 END = "<!-- end -->"
 
 
@@ -98,17 +101,64 @@ def cell(pattern, value):
     return pattern.format(value)
 
 
-def newest_report(root, folder, pattern, without=()):
+def newest_report(root, folder, pattern, without=(), keep=lambda data: True):
     reports = []
     for path in (root / folder).glob(pattern):
         if any(part in path.name for part in without):
             continue
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            reports.append((data.get("date", ""), path.name, data))
+            if keep(data):
+                reports.append((data.get("date", ""), path.name, data))
         except (ValueError, AttributeError) as e:
             raise Stale(f"{folder}/{path.name} is no report: {e}") from None
     return max(reports, key=lambda r: r[:2]) if reports else None
+
+
+SIBLINGS = [  # heading, field of a sibling in report.json, format
+    ("model", "name", "`{}`"),
+    ("bytes per token and layer", "bytes_per_token_per_layer", "{:,.1f}"),
+    ("of MHA", "share_of_mha", "{:.2%}"),
+    ("loss, nats", "loss", "{:.4f}"),
+    ("copied", "copied", "{:.0%}"),
+    ("passkeys", "passkey_found", "{}"),
+    ("attend, µs", "decode_attend_microseconds", "{:,.0f}"),
+    ("step, µs", "step_microseconds", "{:,.0f}"),
+]
+
+
+def siblings(root, folder):
+    found = newest_report(root, folder, "report-*.json", keep=lambda data: data.get("siblings"))
+    if found is None:
+        return "*No report with trained models is committed yet.*"
+    date, name, data = found
+    lines = ["| " + " | ".join(c[0] for c in SIBLINGS) + " |", "|---|" + "---:|" * (len(SIBLINGS) - 1)]
+    for sibling in data["siblings"]:
+        lines.append("| " + " | ".join(cell(c[2], sibling.get(c[1])) for c in SIBLINGS) + " |")
+    machine = data["machine"]
+    lines += ["", f"{data['sibling_windows']} x {data['siblings'][0]['context']} tokens of {data['text']['name']}; {machine['cpu']}, "
+              f"{machine['threads']} threads; {date[:10]} ([all figures]({folder}/{name})). What they write:", ""]
+    lines += [f"* `{s['name']}`: *{data['sample_prompt']}* {' '.join(s['sample'].split())}" for s in data["siblings"]]
+    return "\n".join(lines)
+
+
+def trained(root, folder, size, millions):
+    """Runs that differ in nothing but their seed, the lowest loss first."""
+    runs = json.loads((root / folder / "summary.json").read_text(encoding="utf-8"))
+    groups = {}
+    for run in runs:
+        if run["finished"] and run["size"] == size and round(run["tokens"] / 1e6) == int(millions):
+            groups.setdefault((run["variant"], run["idea"], run["learning_rate"], run["data"]), []).append(run)
+    lines = ["| cache | with | bytes per token and layer | of MHA | seeds | loss, nats | deviation | copied | passkeys |",
+             "|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for (variant, idea, *_), some in sorted(groups.items(), key=lambda g: statistics.mean(r["loss"] for r in g[1])):
+        losses = [r["loss"] for r in some]
+        spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "–"
+        lines.append(f"| `{variant}` | {idea.replace('=True', '').replace('.0', '')} | {some[0]['bytes_per_token_per_layer']:g} "
+                     f"| {some[0]['share_of_mha']:.3%} | {len(some)} | {statistics.mean(losses):.4f} | {spread} "
+                     f"| {statistics.mean(r['copy'] for r in some):.1%} | {statistics.mean(r['passkey'] for r in some):.1%} |")
+    about = sorted({f"{r['device']}, {r['date']}" for some in groups.values() for r in some})
+    return "\n".join([*lines, "", "; ".join(about) + f" ([all figures]({folder}/tables.md))."])
 
 
 def report(root, folder, pattern="report-*.json"):
@@ -279,7 +329,7 @@ def generate(root, build, kind, arguments, body, up="", page=None):
         return code(root, words[0], words[1].strip("[]") if len(words) > 1 else None)
     if kind == "quote":
         return check_quote(root, words[0], body)
-    tables = {"report": report, "speed": speed, "host": host, "compile": compiling}
+    tables = {"report": report, "siblings": siblings, "trained": trained, "speed": speed, "host": host, "compile": compiling}
     if kind in tables:
         table = tables[kind](root, *words)
         return table.replace("([all figures](", f"([all figures]({up}")

@@ -17,6 +17,8 @@ Reads real text with a real model through each of kvc's caches, and writes repor
   --windows N         how many windows (default 1)
   --caches a,b,c      which caches (--list shows them, and which are left out by default)
   --sample-text FILE  what calibrated caches are fitted to
+  --siblings DIR      trained models that differ in their cache, shown first (default: those of examples/models)
+  --no-siblings       leave them out
   --no-passkey        leave out the search for a number in 1,000 tokens
   --out DIR           where the report goes (default: build/report)
   --threads N         how many threads compute (default: one per CPU core)
@@ -34,19 +36,21 @@ fail() {
   exit 1
 }
 
-model='' text='' out='' list=no passed=()
+model='' text='' out='' list=no siblings=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/models passed=()
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage; exit 0 ;;
     --list) list=yes; passed+=(--list) ;;
     --no-passkey) passed+=("$1") ;;
-    --model | --text | --out | --skip-tokens | --window | --windows | --caches | --sample-text | --threads)
+    --no-siblings) siblings='' ;;
+    --model | --siblings | --text | --out | --skip-tokens | --window | --windows | --caches | --sample-text | --threads)
       if [ -z "${2:-}" ]; then
         printf 'report.sh: %s needs a value\n' "$1" >&2
         exit 2
       fi
       case $1 in
         --model) model=$(realpath -m -- "$2") ;;
+        --siblings) siblings=$(realpath -m -- "$2") ;;
         --text) text=$(realpath -m -- "$2") ;;
         --out) out=$(realpath -m -- "$2") ;;
         --sample-text) passed+=("$1" "$(realpath -m -- "$2")") ;;
@@ -167,4 +171,5 @@ configure "$head_dim"
 build kvc_report
 
 say "report"
+[ -z "$siblings" ] || passed+=(--siblings "$siblings")
 $program --model "$model" --text "$text" --out "$out" "${passed[@]}"

@@ -68,6 +68,28 @@ function drawTable(sortedBy, ascending) {
   document.getElementById("table").replaceChildren(make("thead", {}, head), make("tbody", {}, body));
 }
 
+function drawSiblings() {
+  const siblings = report.siblings ?? [];
+  if (siblings.length === 0) return;
+  const shown = [
+    ["model", "", s => s.name],
+    ["bytes", "per token and layer", s => fixed(s.bytes_per_token_per_layer, 1)],
+    ["share", "of 16-bit heads", s => fixed(100 * s.share_of_mha, 2) + " %"],
+    ["loss", "nats per token", s => fixed(s.loss, 4)],
+    ["copied", "random tokens", s => fixed(100 * s.copied, 0) + " %"],
+    ["passkeys", "found", s => `${s.passkey_found.filter(Boolean).length} of ${s.passkey_found.length}`],
+    ["attend", "µs/token", s => count(s.decode_attend_microseconds)],
+    ["step", "µs/token", s => count(s.step_microseconds)],
+  ];
+  const head = make("tr", {}, shown.map(([title, unit]) =>
+    make("th", {scope: "col"}, [title, make("small", {}, unit || "\u00a0")])));
+  const body = siblings.map(s => make("tr", {}, shown.map(([, , show]) => make("td", {}, show(s)))));
+  document.getElementById("sibling-table").append(make("thead", {}, head), make("tbody", {}, body));
+  document.getElementById("samples").append(...siblings.flatMap(s =>
+    [make("dt", {}, s.name), make("dd", {}, [make("em", {}, report.sample_prompt), s.sample])]));
+  document.getElementById("siblings").hidden = false;
+}
+
 function describeSetting() {
   const {model, text, machine} = report;
   const tokens = text.windows * text.window;
@@ -118,6 +140,7 @@ function describeMethod() {
 }
 
 describeSetting();
+drawSiblings();
 drawTable(null, true);
 drawFront(document.getElementById("front"));
 drawPositions(document.getElementById("positions"), document.getElementById("legend"), document.getElementById("choice"));

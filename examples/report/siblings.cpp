@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 
@@ -27,13 +28,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Windows that follow one another, each from an empty cache.
+/// Windows from the text's begin to its end, each from an empty cache.
 void read_windows(const opened_trained& model, std::span<const token> tokens, progress& progress, sibling& out) {
   const auto window = static_cast<std::size_t>(out.context);
   const auto vocabulary = static_cast<std::size_t>(model.words->vocabulary());
   double loss = 0, bytes = 0, attend = 0;
   for (std::size_t w = 0; w < sibling_windows; ++w) {
-    const auto part = tokens.subspan(w * window, window);
+    const auto part = tokens.subspan(w * (tokens.size() - window) / (sibling_windows - 1), window);
     const auto cache = model.make_cache("own");
     const window_reading reading =
         read_window(*model.model, *cache, part, [&](std::size_t first, std::span<const float> logits) {
@@ -78,12 +79,27 @@ void copy_spans(const opened_trained& model, std::span<const token> tokens, sibl
   out.copied = static_cast<double>(right) / static_cast<double>(asked);
 }
 
+/// A token drawn from the distribution, sharpened: greedy text of models this small runs in circles.
+token draw(std::span<const float> logits, std::mt19937& generator) {
+  constexpr double temperature = 0.6;
+  const float most = *std::max_element(logits.begin(), logits.end());
+  std::vector<double> weights;
+  for (const float logit : logits) weights.push_back(std::exp((double{logit} - double{most}) / temperature));
+  double left = std::generate_canonical<double, 53>(generator) * std::accumulate(weights.begin(), weights.end(), 0.0);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    left -= weights[i];
+    if (left < 0) return static_cast<token>(i);
+  }
+  return engine::greedy(logits);
+}
+
 void write_sample(const opened_trained& model, sibling& out) {
+  std::mt19937 generator(1);
   const auto cache = model.make_cache("own");
-  token next = engine::greedy(engine::prefill(*model.model, *cache, model.words->prompt(sample_prompt)));
+  token next = draw(engine::prefill(*model.model, *cache, model.words->prompt(sample_prompt)), generator);
   for (std::size_t i = 0; i < sample_tokens && !model.words->is_end(next); ++i) {
     out.sample += model.words->bytes_of(next);
-    next = engine::greedy(model.model->forward({&next, 1}, *cache, engine::logits_wanted::last_row));
+    next = draw(model.model->forward({&next, 1}, *cache, engine::logits_wanted::last_row), generator);
   }
 }
 

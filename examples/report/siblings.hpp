@@ -14,8 +14,8 @@ namespace report {
 // Models of examples/train that differ in their cache alone: trained on the same text with as many parameters, each
 // read through the cache that it was trained with.
 
-/// How much of the text each of them reads: windows of its whole context.
-constexpr std::size_t sibling_windows = 8;
+/// How much of the text each of them reads: windows of its whole context, spread evenly over the text.
+constexpr std::size_t sibling_windows = 12;
 
 /// What one of them did.
 struct sibling {
@@ -34,7 +34,7 @@ struct sibling {
   std::string sample;                ///< what it writes behind sample_prompt
 };
 
-inline constexpr std::string_view sample_prompt = "The following example shows how to";
+inline constexpr std::string_view sample_prompt = "When a process is killed, the kernel";
 
 /// The *.safetensors of a directory, by name. Throws where there are none.
 std::vector<std::string> find_siblings(const std::string& directory);

@@ -72,7 +72,7 @@ class Config:
     writer: int = 0  # hidden width of a SwiGLU net beside the projection that makes what is stored (all blocks)
     gate: bool = False  # every head's output is weighted by a sigmoid of the layer's input (all blocks)
     rotary_base: float = 10000.0
-    query_gain: float = 1.0  # where the query norm's weights for the latent part start (latent blocks)
+    query_gain: float = 1.0  # where the query norm's weights start; in latent blocks those for the latent part
     rotary_gain: float = 1.0  # where the query norm's weights for the rotary part start (latent blocks)
     token_table: bool = False  # adds a vector that depends on the token id alone (mha: to the values)
 
@@ -199,6 +199,7 @@ class HeadAttention(nn.Module):
         n = config.heads * config.head_dim
         self.query = nn.Linear(config.width, n, bias=False)
         self.query_norm = RMSNorm(config.head_dim)
+        self.query_norm.weight.data[:] = config.query_gain
         self.out = nn.Linear(n, config.width, bias=False)
         self.gate = nn.Linear(config.width, config.heads, bias=False) if config.gate else None
         self.writes = writes

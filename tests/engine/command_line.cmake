@@ -26,3 +26,11 @@ check(2 "--device takes host or cuda, not 'gpu'" --model a --prompt b --device g
 check(1 "kvc_engine: cannot run on a GPU" --model a --prompt b --device cuda)
 check(1 "there is no file 'no-such-file.gguf'" --model no-such-file.gguf --prompt a)
 check(1 "this is no GGUF file" --model "${CMAKE_CURRENT_LIST_FILE}" --prompt a)
+
+# Models of examples/train.
+set(trained "${CMAKE_CURRENT_LIST_DIR}/trained/clla-int4.safetensors")
+check(0 "own cache: 9 tokens in 0.0" --model "${trained}" --prompt "The key" --tokens 3)
+check(0 "fp32 cache:" --model "${trained}" --prompt "The key" --tokens 3 --cache fp32)
+check(2 "there is no cache 'bf16' (there are: own, fp32)" --model "${trained}" --prompt a --cache bf16)
+check(2 "models of examples/train run on the host alone" --model "${trained}" --prompt a --device cuda)
+check(1 "'no-such.safetensors' cannot be read" --model no-such.safetensors --prompt a)

@@ -148,19 +148,22 @@ SEEDS_LOUD = [
 MEDIUM_LOUD = [dict(spec, size="medium", rate=2e-3, tokens=131e6, seed=s)
                for s in (0, 1, 2) for spec in (dict(LOUD, writer=256), LOUD_MHA)]
 
-# Ablations of the recipe itself; these do not keep to 1.88 %.
+# Ablations of that recipe at half the tokens, not run yet; most do not keep to 1.88 %.
+ABLATED = dict(BEST, query_gain=2.0)
 ABLATIONS = [
-    dict(IDEA, slots="0123"),
-    dict(IDEA, slots="0000"),
-    dict(IDEA, bits=8, rotary_bits=8),
-    dict(IDEA, bits=3, rotary_bits=4, range="rms"),
-    dict(IDEA, bits=2, rotary_bits=4, range="rms"),
-    dict(IDEA, rotary_bits=16),
-    dict(IDEA, rotary_bits=8),
-    dict(IDEA, latent=64, rotary=16),
-    dict(IDEA, latent=256, rotary=16),
-    dict(IDEA, group=32),
-    dict(IDEA, grid="affine"),
+    ABLATED,
+    dict(ABLATED, slots="0123"),  # a slot for each layer
+    dict(ABLATED, slots="0000"),  # one for all
+    *[dict(ABLATED, bits=b, rotary_bits=max(4, b)) for b in (8, 3, 2)],
+    dict(ABLATED, latent=256, bits=2, rotary_bits=4, rotary=16),  # width against bits, at the same bytes
+    dict(ABLATED, latent=168, bits=3, rotary_bits=4, rotary=16),
+    dict(ABLATED, latent=64, rotary=16),
+    dict(ABLATED, latent=256, rotary=16),
+    dict(ABLATED, rotary_bits=16),
+    dict(ABLATED, rotary_bits=8),
+    dict(ABLATED, group=32),
+    dict(ABLATED, grid="affine"),
+    dict(ABLATED, grid="symmetric", rotary_grid="symmetric"),
 ]
 
 PLANS = {name.lower().replace("_", "-"): value for name, value in globals().items()

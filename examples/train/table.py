@@ -44,7 +44,7 @@ def runs(folder):
             recipe, config, plain = start["recipe"], start["config"], plain_config(start)
             idea = {k: config[k] for k in IDEAS if k in config and config[k] != plain[k]
                     and not (k == "rotary_bits" and config[k] == config["bits"])}
-            idea |= {k: recipe[k] for k in ("grid_from", "grid_full") if recipe.get(k)}
+            idea |= {k: recipe[k] for k in ("grid_from", "grid_full", "after") if recipe.get(k)}
             seen = [line for line in lines if line["event"] == "train"]
             found.append(dict(
                 name=name[:-len(".jsonl")], variant=start["variant"], size=start["size"], seed=recipe["seed"],

@@ -70,6 +70,7 @@ class Config:
     shift: bool = False  # what is stored may mix in the token before, channel by channel (all blocks)
     look_back: int = 0  # what is stored is made from this token and so many before it (all blocks)
     writer: int = 0  # hidden width of a SwiGLU net beside the projection that makes what is stored (all blocks)
+    mix: bool = False  # what is read by queries, gates and the feed-forward net may mix in the token before (all blocks)
     gate: bool = False  # every head's output is weighted by a sigmoid of the layer's input (all blocks)
     rotary_base: float = 10000.0
     query_gain: float = 1.0  # where the query norm's weights start; in latent blocks those for the latent part
@@ -337,14 +338,16 @@ class Layer(nn.Module):
             self.attention = HeadAttention(config, writes)
         self.feed_forward_norm = RMSNorm(config.width)
         self.feed_forward = FeedForward(config.width, config.feed_forward)
+        self.attention_mix = Shift(config.width) if config.mix else nn.Identity()
+        self.feed_forward_mix = Shift(config.width) if config.mix else nn.Identity()
 
     def forward(self, x, cache, ids, angles, absorbed=False):
         h = self.attention_norm(x)
         if self.attention.writes:
             cache.append(self.attention.row(h, ids, angles))
         attend = self.attention.absorbed if absorbed else self.attention
-        x = x + attend(h, cache[: self.slot + 1], angles)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        x = x + attend(self.attention_mix(h), cache[: self.slot + 1], angles)
+        return x + self.feed_forward(self.feed_forward_mix(self.feed_forward_norm(x)))
 
 
 class Model(nn.Module):

@@ -14,8 +14,8 @@ import math
 import os
 import sys
 
-IDEAS = ("latent", "rotary", "slots", "bits", "rotary_bits", "grid", "rotary_grid", "group", "range", "rotate",
-         "stochastic", "reach", "shift", "look_back", "writer", "gate", "rotary_base", "query_gain", "rotary_gain", "token_table")
+IDEAS = ("heads", "head_dim", "latent", "rotary", "slots", "bits", "rotary_bits", "grid", "rotary_grid", "group", "range", "rotate",
+         "stochastic", "reach", "shift", "look_back", "writer", "mix", "gate", "rotary_base", "query_gain", "rotary_gain", "token_table")
 EXERCISES = 0.04  # the default share of copying exercises
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8f5db7", "#b8860b", "#4a4a4a", "#d16ba5", "#2aa198")
 
@@ -54,7 +54,7 @@ def runs(folder):
                 share_of_mha=start["share_of_mha"], loss=end.get("loss"), copy=end.get("copy"),
                 passkey=end.get("passkey"), spikes=end.get("spikes"), seconds=end.get("seconds"),
                 finished=ended and end["finished"], diverged=ended and end["diverged"],
-                data=start["data"], device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
+                data=start["data"][:6] + (", every row once per epoch" if recipe.get("epochs") else ""), device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
                     (line["tokens"], line["loss"]) for line in seen]))
     return found
 
@@ -127,7 +127,7 @@ def tables(all_runs):
         mine = {key[4:]: some for key, some in chosen.items() if key[:4] == (size, tokens, exercises, data)}
         reference = reference_of(mine)
         out += [f"## {size}, {tokens / 1e6:.1f} M tokens, copying exercises in {100 * exercises:g} % of the rows, "
-                f"data {data[:6]}; each at its best rate of those tried", "", *verdict(mine),
+                f"data {data}; each at its best rate of those tried", "", *verdict(mine),
                 "| cache | idea | parameters | bytes per token and layer | share of MHA | rate | seeds | loss | deviation |"
                 " minus mha | same seeds | copy | passkey |", "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
         for (variant, idea), some in sorted(mine.items(), key=lambda kv: mean([r["loss"] for r in kv[1]])):

@@ -21,7 +21,7 @@ from model import BLOCKS, SIZES, Config, Model, filled, parameters
 from quantize import Grid, Quantizer, decode, encode, fp16_down, fp16_up, hadamard
 
 INT4_IDEAS = (dict(), dict(range="clip"), dict(range="rms"), dict(rotate=True), dict(reach=2), dict(shift=True),
-              dict(token_table=True), dict(look_back=1), dict(look_back=3, writer=16, gate=True, query_gain=2.0), dict(rotary_base=500.0, rotary_gain=3.0), dict(grid="affine"),
+              dict(token_table=True), dict(look_back=1), dict(look_back=3, writer=16, gate=True, mix=True, query_gain=2.0), dict(rotary_base=500.0, rotary_gain=3.0), dict(grid="affine"),
               dict(grid="symmetric"), dict(group=8), dict(bits=2))
 
 
@@ -304,6 +304,19 @@ class TheRun(unittest.TestCase):
         b = train.batch_at(5, text, 8, tiny("clla-int4"), train.Recipe(seed=1))
         self.assertTrue(torch.equal(a, b))
         self.assertFalse(torch.equal(a, train.batch_at(6, text, 8, tiny("mha"), train.Recipe(seed=1))))
+
+    def test_an_epoch_shows_every_token_once(self):
+        seen = torch.stack([train.starts_at(step, 5000, 7, 64, seed=3) for step in range(11)]).flatten()  # 77 rows an epoch
+        offset = int(seen.min())
+        self.assertLess(offset, 64)
+        self.assertEqual(sorted(seen.tolist()), list(range(offset, offset + 77 * 64, 64)))
+        self.assertNotEqual(seen.tolist(), sorted(seen.tolist()))
+        self.assertLessEqual(int(seen.max()) + 65, 5000)
+        again = torch.stack([train.starts_at(step, 5000, 7, 64, seed=3) for step in range(11, 22)]).flatten()
+        self.assertNotEqual(seen.tolist(), again.tolist())
+        text = torch.arange(5000, dtype=torch.int16)
+        rows = train.batch_at(2, text, 7, tiny("mha"), train.Recipe(seed=3, exercises=0.0, epochs=True))
+        self.assertEqual(rows[:, 0].tolist(), seen[14:21].tolist())
 
     def test_exercises_repeat_a_span(self):
         text = torch.zeros(5000, dtype=torch.int16)

@@ -11,6 +11,7 @@ from there when the same command is given again. A run that diverges ends as suc
 import argparse
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import math
@@ -38,6 +39,7 @@ class Recipe:
     weight_decay: float = 0.1
     clip: float = 1.0
     exercises: float = 0.04  # share of rows with a span of random tokens that occurs twice: copying is learned earlier
+    epochs: bool = False  # every row of the text once per epoch, in random order, instead of rows from random places
     grid_from: float = 0.0  # quantization is blended in between these shares of the steps
     grid_full: float = 0.0
 
@@ -54,11 +56,27 @@ def strength_at(step, steps, recipe):
     return max(0.0, (share - recipe.grid_from) / (recipe.grid_full - recipe.grid_from))
 
 
+@functools.lru_cache(maxsize=2)
+def epoch_order(epoch, rows, context, seed):
+    """Where the rows of an epoch start, in its order: side by side, from a random first place."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) ^ 0x5EED)
+    first = torch.randint(0, context, (), generator=generator)
+    return first + context * torch.randperm(rows, generator=generator)
+
+
+def starts_at(step, tokens, rows, context, seed):
+    in_epoch = (tokens - 1) // context - 1  # whatever the first place is, so many rows fit
+    places = range(step * rows, (step + 1) * rows)
+    return torch.stack([epoch_order(i // in_epoch, in_epoch, context, seed)[i % in_epoch] for i in places])
+
+
 def batch_at(step, text, rows, config, recipe):
     """Rows of context + 1 tokens from random places, some with a copying exercise written over them."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     length = config.context + 1
     starts = torch.randint(0, len(text) - length, (rows,), generator=generator)
+    if recipe.epochs:
+        starts = starts_at(step, len(text), rows, config.context, recipe.seed)
     chance = torch.rand(rows, generator=generator).tolist()
     written = torch.full((rows, length), -1, dtype=torch.int16)
     for row in range(rows):
@@ -81,7 +99,8 @@ def run_name(size, config, recipe):
     extra = [f"{k}={v}" for k, v in dataclasses.asdict(config).items()
              if k != "feed_forward" and v != getattr(plain, k) and not (k == "rotary_bits" and v == config.bits)]
     extra += [f"{f.name}={getattr(recipe, f.name):g}" for f in dataclasses.fields(recipe)
-              if f.name not in ("tokens", "rate", "seed") and getattr(recipe, f.name) != f.default]
+              if f.name not in ("tokens", "rate", "seed", "epochs") and getattr(recipe, f.name) != f.default]
+    extra += ["epochs"] if recipe.epochs else []
     words = [size, config.block, f"{recipe.tokens / 1e6:g}M", f"r{recipe.rate:g}", f"s{recipe.seed}", *extra]
     return "-".join(words).replace("True", "1")
 

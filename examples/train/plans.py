@@ -169,6 +169,16 @@ READERS = [
     dict(ONCE_MHA, **MORE_HEADS, mix=True),
 ]
 
+# Seeds differ from the first steps on, by how soon the circuits form: an optimizer that needs fewer steps.
+MUON, MUON_MHA = dict(ONCE, optimizer="muon"), dict(ONCE_MHA, optimizer="muon")
+MUON_RATES = [
+    MUON,
+    MUON_MHA,
+    *[dict(spec, rate=r) for r in (8e-3, 2e-3) for spec in (MUON, MUON_MHA)],
+    *[dict(spec, seed=s) for s in (1, 2) for spec in (MUON, MUON_MHA)],
+    dict(MUON, block="clla"),
+]
+
 # Ablations of that recipe at half the tokens, not run yet; most do not keep to 1.88 %.
 ABLATED = dict(BEST, query_gain=2.0)
 ABLATIONS = [

@@ -54,7 +54,9 @@ def runs(folder):
                 share_of_mha=start["share_of_mha"], loss=end.get("loss"), copy=end.get("copy"),
                 passkey=end.get("passkey"), spikes=end.get("spikes"), seconds=end.get("seconds"),
                 finished=ended and end["finished"], diverged=ended and end["diverged"],
-                data=start["data"][:6] + (", every row once per epoch" if recipe.get("epochs") else ""), device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
+                data=start["data"][:6] + (", every row once per epoch" if recipe.get("epochs") else "")
+                + (", muon" if recipe.get("optimizer") == "muon" else ""),
+                device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
                     (line["tokens"], line["loss"]) for line in seen]))
     return found
 

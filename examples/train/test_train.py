@@ -268,16 +268,20 @@ class TheRun(unittest.TestCase):
         self.assertEqual(first["loss"], second["loss"])
 
     def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(self):
-        folder = self.folder()
-        whole = self.train(folder, "a")
-        options, config, recipe = self.command(folder, "b")
-        original, train.Stop = train.Stop, lambda deadline: Countdown(11)
-        self.assertIsNone(train.train(options.size, config, recipe, options))
-        train.Stop = original
-        (stopped,) = table.runs(os.path.join(folder, "b"))
-        self.assertEqual((stopped["finished"], stopped["diverged"], stopped["loss"]), (False, False, None))
-        self.assertEqual(self.train(folder, "b")["loss"], whole["loss"])
-        self.assertEqual(self.logs(folder, "a")[:-1], self.logs(folder, "b")[:-1])
+        for optimizer in ("adamw", "muon"):
+            folder, more = self.folder(), ("--optimizer", optimizer)
+            whole = self.train(folder, "a", *more)
+            self.assertLess(whole["loss"], 4.5)
+            options, config, recipe = self.command(folder, "b", *more)
+            original, train.Stop = train.Stop, lambda deadline: Countdown(11)
+            self.assertIsNone(train.train(options.size, config, recipe, options))
+            train.Stop = original
+            (stopped,) = table.runs(os.path.join(folder, "b"))
+            self.assertEqual((stopped["finished"], stopped["diverged"], stopped["loss"]), (False, False, None))
+            self.assertEqual(self.train(folder, "b", *more)["loss"], whole["loss"])
+            self.assertEqual(self.logs(folder, "a")[:-1], self.logs(folder, "b")[:-1])
+        with self.assertRaisesRegex(ValueError, "adamw or muon"):
+            self.train(self.folder(), "a", "--optimizer", "sgd")
 
     def logs(self, folder, out):
         (name,) = [n for n in os.listdir(os.path.join(folder, out)) if n.endswith(".jsonl")]

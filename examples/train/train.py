@@ -38,6 +38,7 @@ class Recipe:
     warm_up: float = 0.1  # share of the steps; then the rate falls linearly to zero
     weight_decay: float = 0.1
     clip: float = 1.0
+    optimizer: str = "adamw"  # or muon: orthogonalised momentum for the matrices between embedding and logits
     exercises: float = 0.04  # share of rows with a span of random tokens that occurs twice: copying is learned earlier
     epochs: bool = False  # every row of the text once per epoch, in random order, instead of rows from random places
     grid_from: float = 0.0  # quantization is blended in between these shares of the steps
@@ -98,11 +99,25 @@ def run_name(size, config, recipe):
     plain = Config(block=config.block, **SIZES[size])
     extra = [f"{k}={v}" for k, v in dataclasses.asdict(config).items()
              if k != "feed_forward" and v != getattr(plain, k) and not (k == "rotary_bits" and v == config.bits)]
-    extra += [f"{f.name}={getattr(recipe, f.name):g}" for f in dataclasses.fields(recipe)
-              if f.name not in ("tokens", "rate", "seed", "epochs") and getattr(recipe, f.name) != f.default]
-    extra += ["epochs"] if recipe.epochs else []
+    changed = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)
+               if f.name not in ("tokens", "rate", "seed") and getattr(recipe, f.name) != f.default}
+    extra += [k if v is True else f"{k}={v}" if isinstance(v, str) else f"{k}={v:g}" for k, v in changed.items()]
     words = [size, config.block, f"{recipe.tokens / 1e6:g}M", f"r{recipe.rate:g}", f"s{recipe.seed}", *extra]
     return "-".join(words).replace("True", "1")
+
+
+def optimizers_of(model, recipe, device):
+    if recipe.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"unknown optimizer {recipe.optimizer!r}: adamw or muon")
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and name != "embedding.weight"]
+    vectors = [p for p in model.parameters() if p.dim() != 2]
+    muon = recipe.optimizer == "muon"
+    decayed = [model.embedding.weight] if muon else [model.embedding.weight, *matrices]
+    groups = [dict(params=decayed, weight_decay=recipe.weight_decay), dict(params=vectors, weight_decay=0.0)]
+    adamw = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), eps=1e-8, fused=device == "cuda")
+    # Muon's steps scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", equation 4).
+    return [adamw] + ([torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay,
+                                        adjust_lr_fn="match_rms_adamw")] if muon else [])
 
 
 class Stop:
@@ -128,10 +143,7 @@ def train(size, config, recipe, options):
     log_path, checkpoint = (os.path.join(options.out, name + end) for end in (".jsonl", ".checkpoint"))
     os.makedirs(options.out, exist_ok=True)
 
-    decayed = [p for p in model.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if p.dim() != 2]
-    groups = [dict(params=decayed, weight_decay=recipe.weight_decay), dict(params=others, weight_decay=0.0)]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), eps=1e-8, fused=device == "cuda")
+    optimizers = optimizers_of(model, recipe, device)
     text = torch.from_numpy(data.load(options.data, "train")).to(device)
     batch_tokens = options.batch_tokens or BATCH_TOKENS[size]
     rows = batch_tokens // config.context
@@ -141,7 +153,8 @@ def train(size, config, recipe, options):
     if os.path.exists(checkpoint):
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved_state in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved_state)
         start, seconds, spikes, average, lines, window = (
             state[k] for k in ("step", "seconds", "spikes", "average", "lines", "window"))
     else:
@@ -158,7 +171,7 @@ def train(size, config, recipe, options):
         os.replace(log_path + ".part", log_path)
 
     def save(step):
-        torch.save(dict(model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, seconds=seconds,
+        torch.save(dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers], step=step, seconds=seconds,
                         spikes=spikes, average=average, lines=lines, window=window), checkpoint + ".part")
         os.replace(checkpoint + ".part", checkpoint)
 
@@ -167,7 +180,7 @@ def train(size, config, recipe, options):
     every = max(1, steps // 50)
     since = saved = time.time()
     for step in range(start, steps):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate_at(step, steps, recipe)
         for quantizer in model.quantizers() if recipe.grid_full > 0 else ():
             quantizer.strength.fill_(strength_at(step, steps, recipe))
@@ -176,8 +189,9 @@ def train(size, config, recipe, options):
             loss = loss_of(batch)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
         window.append(loss.detach())
         if (step + 1) % every == 0 or step + 1 == steps:
             losses = torch.stack(window).tolist()  # the only place where the host waits for the device

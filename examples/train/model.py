@@ -63,6 +63,7 @@ class Config:
     rotary_grid: str = "midrise"
     group: int = 0  # values that share a scale; 0: all of the latent
     range: str = "amax"  # amax | clip | rms: what the scale is made from
+    squash: bool = False  # the latent goes through a tanh, which makes its values nearly uniform, as a grid likes them
     rotate: bool = False  # a fixed Hadamard rotation before the grid
     stochastic: bool = False  # rounding at random while the grid is being warmed in
     # ---- ideas that cost no stored bytes, off by default
@@ -255,6 +256,8 @@ class LatentAttention(nn.Module):
             if config.writer:
                 self.write = FeedForward(config.width * (1 + config.look_back), config.writer, config.latent + config.rotary)
             self.latent_norm = RMSNorm(config.latent)
+            if config.squash:  # 2 Phi(x) - 1, which makes a Gaussian uniform, is close to tanh(0.8 x)
+                self.latent_norm.weight.data[:] = 0.8
             self.rotary_norm = RMSNorm(config.rotary)
             latent, rotary = config.grids()
             self.latent_grid = Quantizer(config.latent, latent, config.range, config.rotate, config.stochastic)
@@ -273,7 +276,8 @@ class LatentAttention(nn.Module):
         if self.config.writer:
             row = row + self.write(seen)
         c, kr = row.split((self.config.latent, self.config.rotary), -1)
-        c = self.latent_grid(self.latent_norm(c))
+        c = self.latent_norm(c)
+        c = self.latent_grid(torch.tanh(c) if self.config.squash else c)
         kr = self.rotary_grid(rotate(self.rotary_norm(kr).unsqueeze(2), angles).squeeze(2))
         if self.config.token_table:  # known from the id, so it need not be stored
             c = c + self.table(ids)

@@ -179,6 +179,20 @@ MUON_RATES = [
     dict(MUON, block="clla"),
 ]
 
+# The rates' best lay at the end; and what may make the grid cheaper: a latent whose values are spread evenly.
+MUON_HIGH, MUON_HIGH_MHA = dict(MUON, rate=8e-3), dict(MUON_MHA, rate=8e-3)
+SQUASH = [
+    dict(MUON_HIGH, squash=True),
+    dict(MUON_HIGH, rate=16e-3),
+    dict(MUON_HIGH_MHA, rate=16e-3),
+    dict(MUON_HIGH, squash=True, rate=16e-3),
+]
+
+# The settled recipe: each block at its own best rate, three seeds.
+FINAL, FINAL_MHA = dict(MUON_HIGH, tokens=131e6), dict(MUON_HIGH_MHA, tokens=131e6)
+SEEDS_FINAL = [dict(spec, seed=s) for s in (0, 1, 2) for spec in (FINAL, FINAL_MHA)]
+SEEDS_FINAL_LATENT = [dict(FINAL, block=b, seed=s) for s in (0, 1, 2) for b in ("clla", "mla")]
+
 # Ablations of that recipe at half the tokens, not run yet; most do not keep to 1.88 %.
 ABLATED = dict(BEST, query_gain=2.0)
 ABLATIONS = [

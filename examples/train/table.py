@@ -14,7 +14,7 @@ import math
 import os
 import sys
 
-IDEAS = ("heads", "head_dim", "latent", "rotary", "slots", "bits", "rotary_bits", "grid", "rotary_grid", "group", "range", "rotate",
+IDEAS = ("heads", "head_dim", "latent", "rotary", "slots", "bits", "rotary_bits", "grid", "rotary_grid", "group", "range", "squash", "rotate",
          "stochastic", "reach", "shift", "look_back", "writer", "mix", "gate", "rotary_base", "query_gain", "rotary_gain", "token_table")
 EXERCISES = 0.04  # the default share of copying exercises
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8f5db7", "#b8860b", "#4a4a4a", "#d16ba5", "#2aa198")

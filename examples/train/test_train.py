@@ -20,7 +20,7 @@ import train
 from model import BLOCKS, SIZES, Config, Model, filled, parameters
 from quantize import Grid, Quantizer, decode, encode, fp16_down, fp16_up, hadamard
 
-INT4_IDEAS = (dict(), dict(range="clip"), dict(range="rms"), dict(rotate=True), dict(reach=2), dict(shift=True),
+INT4_IDEAS = (dict(), dict(range="clip"), dict(range="rms"), dict(squash=True), dict(rotate=True), dict(reach=2), dict(shift=True),
               dict(token_table=True), dict(look_back=1), dict(look_back=3, writer=16, gate=True, mix=True, query_gain=2.0), dict(rotary_base=500.0, rotary_gain=3.0), dict(grid="affine"),
               dict(grid="symmetric"), dict(group=8), dict(bits=2))
 

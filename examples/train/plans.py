@@ -188,10 +188,24 @@ SQUASH = [
     dict(MUON_HIGH, squash=True, rate=16e-3),
 ]
 
+MUON_RATES_MORE = [
+    dict(MUON, rate=32e-3),
+    dict(MUON, rate=24e-3),
+    dict(MUON_MHA, rate=32e-3),
+]
+
+WHERE_THE_GAP_IS = [
+    dict(MUON, rate=16e-3, block="clla"),
+    dict(MUON, rate=32e-3, block="clla"),
+    dict(MUON, rate=16e-3, query_gain=1.0),
+    dict(MUON, rate=24e-3, squash=True),
+]
+
 # The settled recipe: each block at its own best rate, three seeds.
-FINAL, FINAL_MHA = dict(MUON_HIGH, tokens=131e6), dict(MUON_HIGH_MHA, tokens=131e6)
+FINAL, FINAL_MHA = dict(MUON, rate=16e-3, tokens=131e6), dict(MUON_MHA, rate=16e-3, tokens=131e6)
 SEEDS_FINAL = [dict(spec, seed=s) for s in (0, 1, 2) for spec in (FINAL, FINAL_MHA)]
-SEEDS_FINAL_LATENT = [dict(FINAL, block=b, seed=s) for s in (0, 1, 2) for b in ("clla", "mla")]
+SEEDS_FINAL_LATENT = [dict(FINAL, block=b, seed=s) for b in ("clla", "mla") for s in (0, 1, 2)]
+SEEDS_FINAL_NEXT = [*[dict(FINAL, rate=24e-3, seed=s) for s in (0, 1, 2)], *[dict(FINAL, block="clla", seed=s) for s in (0, 1)]]
 
 # Ablations of that recipe at half the tokens, not run yet; most do not keep to 1.88 %.
 ABLATED = dict(BEST, query_gain=2.0)

@@ -12,7 +12,8 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- table: PROGRAM [ARGS] -->    what a program of the build prints, as Markdown
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
   <!-- siblings: FOLDER -->         the trained models of the newest FOLDER/report-*.json that has some
-  <!-- trained: FOLDER SIZE MILLIONS -->  means over seeds of the runs of that size and so many tokens in FOLDER/summary.json
+  <!-- trained: FOLDER SIZE MILLIONS WORD -->  means over seeds of the runs of that size and so many tokens in
+                                  FOLDER/summary.json whose data and recipe have that word
   <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend, append or pages): of all rows,
                                     or of those whose ids begin so
   <!-- host: FOLDER [ID,... [MACHINE]] -->  the same of the newest FOLDER/host-*.json, or of host-MACHINE*.json
@@ -142,20 +143,20 @@ def siblings(root, folder):
     return "\n".join(lines)
 
 
-def trained(root, folder, size, millions):
+def trained(root, folder, size, millions, word=""):
     """Runs that differ in nothing but their seed, the lowest loss first."""
     runs = json.loads((root / folder / "summary.json").read_text(encoding="utf-8"))
     groups = {}
     for run in runs:
-        if run["finished"] and run["size"] == size and round(run["tokens"] / 1e6) == int(millions):
+        if run["finished"] and run["size"] == size and round(run["tokens"] / 1e6) == int(millions) and word in run["data"]:
             groups.setdefault((run["variant"], run["idea"], run["learning_rate"], run["data"]), []).append(run)
-    lines = ["| cache | with | bytes per token and layer | of MHA | seeds | loss, nats | deviation | copied | passkeys |",
-             "|---|---|---:|---:|---:|---:|---:|---:|---:|"]
-    for (variant, idea, *_), some in sorted(groups.items(), key=lambda g: statistics.mean(r["loss"] for r in g[1])):
+    lines = ["| cache | with | bytes per token and layer | of MHA | rate | seeds | loss, nats | deviation | copied | passkeys |",
+             "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    for (variant, idea, rate, _), some in sorted(groups.items(), key=lambda g: statistics.mean(r["loss"] for r in g[1])):
         losses = [r["loss"] for r in some]
         spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "–"
         lines.append(f"| `{variant}` | {idea.replace('=True', '').replace('.0', '')} | {some[0]['bytes_per_token_per_layer']:g} "
-                     f"| {some[0]['share_of_mha']:.3%} | {len(some)} | {statistics.mean(losses):.4f} | {spread} "
+                     f"| {some[0]['share_of_mha']:.3%} | {rate:g} | {len(some)} | {statistics.mean(losses):.4f} | {spread} "
                      f"| {statistics.mean(r['copy'] for r in some):.1%} | {statistics.mean(r['passkey'] for r in some):.1%} |")
     about = sorted({f"{r['device']}, {r['date']}" for some in groups.values() for r in some})
     return "\n".join([*lines, "", "; ".join(about) + f" ([all figures]({folder}/tables.md))."])

@@ -39,4 +39,11 @@ struct device_options {
 std::unique_ptr<device_model> make_device_model(const gguf_file& file, const model& host,
                                                 const device_options& options);
 
+struct trained_config;
+
+/// The cache of a trained model (with_trained_format) in the GPU's memory; the model stays on the host, so that rows,
+/// queries and outputs travel in every layer: to check the caches there, not for speed. Throws as the host's do.
+std::unique_ptr<attention_cache> make_trained_device_cache(std::string_view name, const trained_config& config,
+                                                           int context);
+
 }  // namespace engine

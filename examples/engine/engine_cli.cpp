@@ -42,7 +42,8 @@ constexpr const char* usage =
     "  --threads N          how many threads compute (default: one per CPU core)\n"
     "  --cache NAME         the key/value cache (default bf16; of models of examples/train: own)\n"
     "  --sample-text FILE   some thousand words that a calibrated cache is fitted to\n"
-    "  --device NAME        where the model and its cache are: host (default), or cuda: the first GPU\n"
+    "  --device NAME        where the model and its cache are: host (default), or cuda: the first GPU; of a\n"
+    "                       safetensors model the cache alone goes there\n"
     "  --list               the caches by name; * marks the calibrated ones\n";
 
 /// The command line was wrong: exit status 2.
@@ -95,7 +96,6 @@ arguments parse(int argc, char** argv) {
   if (out.model.empty()) throw wrong_use("--model is missing");
   if (out.prompt.empty()) throw wrong_use("--prompt is missing");
   const bool trained = is_trained(out.model);
-  if (trained && out.device != "host") throw wrong_use("models of examples/train run on the host alone");
   if (out.cache.empty()) out.cache = trained ? "own" : "bf16";
   const auto caches = trained ? list_trained_caches() : list_caches();
   if (caches.empty()) return out;  // built without what reads them: opening the model says so
@@ -192,8 +192,11 @@ void generate_from_gguf(const arguments& arguments) {
 }
 
 void generate_from_trained(const arguments& arguments) {
+  if (arguments.device == "cuda") device_name();  // throws where there is none
   const opened_trained opened = open_trained(arguments.model, arguments.threads);
-  const auto cache = opened.make_cache(arguments.cache);
+  const auto cache = arguments.device == "cuda"
+                         ? make_trained_device_cache(arguments.cache, *opened.config, opened.model->context())
+                         : opened.make_cache(arguments.cache);
   write(arguments, *opened.words, *opened.model, *cache);
 }
 

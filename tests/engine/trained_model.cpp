@@ -224,6 +224,8 @@ TEST_CASE("what a model and its cache refuse") {
   refuses(with_config("clla-int4", "reach", 2), "reach 2 is not served");
   refuses(with_config("clla-int4", "grid", "affine"), "grid \"affine\" is not served");
   refuses(with_config("mha", "token_table", true), "token_table true is not served");
+  refuses(with_config("mha", "mix", true), "mix is not served");
+  refuses(with_config("clla-int4", "squash", true), "squash is not served");
   refuses(with_config("mha", "block", "rwkv"), "the block 'rwkv' is not served");
   refuses(with_config("clla", "slots", "0111"), "slots '0111' are not served");
   refuses(with_config("clla", "layers", 0), "layers is 0, not from 1 to 64");

@@ -12,7 +12,7 @@ use: bash examples/engine/cuda/check.sh --model FILE --text FILE [options]
   --model FILE      a Llama-architecture model in GGUF with heads of 64 channels
   --text FILE       the text to read
   --sample-text FILE  what calibrated caches are fitted to (default: what kvc_report finds)
-  --out DIR         where check.txt, report.json, host/report.json and compare.txt go (default: build/device/engine)
+  --out DIR         where check.txt, trained.txt, report.json, host/report.json and compare.txt go (default: build/device/engine)
   --eigen DIR       where Eigen/Core is, if CMake does not find Eigen
   --json DIR        where nlohmann/json.hpp is, if CMake does not find it; without it there is no report
   --arch ARCH       what to compile for (default: the GPU of this machine, else 90)
@@ -97,7 +97,7 @@ cmake -S . -B $build -DCMAKE_BUILD_TYPE=Release -DKVC_BUILD_TESTS=OFF -DKVC_BUIL
 if grep -q 'the engine is off\|the engine is on the host alone' "$out/configure.log"; then
   fail "$(grep 'the engine is' "$out/configure.log") (Eigen and cuBLAS are needed; --eigen says where Eigen/Core is)"
 fi
-targets=(kvc_engine_device_check)
+targets=(kvc_engine_device_check kvc_engine_trained_check)
 report=yes
 if grep -q 'the report is off' "$out/configure.log"; then
   say "no report: nlohmann/json.hpp was not found (--json says where)"
@@ -115,6 +115,10 @@ status=0
 if [ "$only" != report ]; then
   say "tokens and speed"
   $build/examples/engine/kvc_engine_device_check "$model" "$text" "$tokens" | tee "$out/check.txt" || status=1
+  if [ $report = yes ]; then  # they need the same JSON parser
+    say "trained models"
+    $build/examples/engine/kvc_engine_trained_check "$text" examples/models/*.safetensors | tee "$out/trained.txt" || status=1
+  fi
 fi
 
 # ---- The report -------------------------------------------------------------------------------------------------------

@@ -23,4 +23,8 @@ std::unique_ptr<device_model> make_device_model(const gguf_file&, const model&, 
   refuse();
 }
 
+std::unique_ptr<attention_cache> make_trained_device_cache(std::string_view, const trained_config&, int) {
+  refuse();
+}
+
 }  // namespace engine

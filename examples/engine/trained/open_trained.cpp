@@ -18,6 +18,7 @@ opened_trained open_trained(const std::string& path, int threads) {
   }
   out.block = model->config().block;
   out.run = file.text("run");
+  out.config = &model->config();
   out.make_cache = [self = model.get()](const std::string& name) -> std::unique_ptr<attention_cache> {
     return make_trained_cache(name, self->config(), {.context = self->context(), .pool = &self->pool()});
   };

@@ -12,6 +12,8 @@
 
 namespace engine {
 
+struct trained_config;
+
 /// Whether a file is one that examples/train exports, by its name.
 inline bool is_trained(const std::string& path) {
   return path.ends_with(".safetensors");
@@ -23,6 +25,7 @@ struct opened_trained {
   std::string run;    ///< JSON: where the model comes from, and what its training's log says of it
   std::unique_ptr<tokenizer> words;
   std::unique_ptr<decoder> model;
+  const trained_config* config = nullptr;  ///< the model's
   /// "own": the format that it was trained with, or "fp32". Throws where there is no such cache for it.
   std::function<std::unique_ptr<attention_cache>(const std::string& name)> make_cache;
 };

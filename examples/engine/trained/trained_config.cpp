@@ -48,6 +48,9 @@ void refuse_ideas(const json& config, bool is_latent) {
   const std::pair<const char*, json> served[] = {
       {"reach", 1}, {"shift", false},    {"token_table", false}, {"rotate", false},
       {"group", 0}, {"grid", "midrise"}, {"range", "amax"},      {"rotary_grid", "midrise"}};
+  for (const char* key : {"squash", "mix"}) {  // younger than some files
+    if (config.contains(key) && config[key] != false) fail(std::string(key) + " is not served");
+  }
   for (const auto& [key, value] : served) {
     if (!config.contains(key)) fail(std::string(key) + " is missing");
     if (config[key] != value && (is_latent || key == std::string("token_table"))) {

@@ -125,7 +125,10 @@ def tables(all_runs):
            "held-out documents. A row compares only with rows of its own section, 'minus mha' with the mha that has most "
            "seeds there, and of those the best.", ""]
     chosen = best(all_runs)
-    for size, tokens, exercises, data in sorted({key[:4] for key in chosen}, key=lambda k: (-k[1], k[0], -k[2], k[3])):
+    lowest = {}  # sections of the same size and tokens: the best first
+    for key, some in chosen.items():
+        lowest[key[:4]] = min(lowest.get(key[:4], math.inf), mean([r["loss"] for r in some]))
+    for size, tokens, exercises, data in sorted({key[:4] for key in chosen}, key=lambda k: (-k[1], k[0], lowest[k])):
         mine = {key[4:]: some for key, some in chosen.items() if key[:4] == (size, tokens, exercises, data)}
         reference = reference_of(mine)
         out += [f"## {size}, {tokens / 1e6:.1f} M tokens, copying exercises in {100 * exercises:g} % of the rows, "

@@ -37,6 +37,7 @@ BLOCKS = ("mha", "gqa", "mqa", "cla", "mla", "clla", "clla-int4")
 SIZES = {
     "tiny": dict(width=32, layers=4, heads=4, head_dim=16, context=64, vocabulary=256),  # for the tests
     "nano": dict(width=128, layers=4, heads=4, head_dim=32, context=256),  # a first curve on a CPU
+    "mini": dict(width=128, layers=4, heads=8, head_dim=64),
     "small": dict(width=256, layers=4, heads=8, head_dim=64),
     "medium": dict(width=512, layers=6, heads=8, head_dim=64),
     "large": dict(width=768, layers=8, heads=12, head_dim=64),

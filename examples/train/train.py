@@ -26,7 +26,7 @@ import data
 import evaluate
 from model import BLOCKS, SIZES, Config, Model, filled, parameters
 
-BATCH_TOKENS = {"tiny": 512, "nano": 1024, "small": 32768, "medium": 65536, "large": 65536}
+BATCH_TOKENS = {"tiny": 512, "nano": 1024, "mini": 32768, "small": 32768, "medium": 65536, "large": 65536}
 
 
 @dataclasses.dataclass

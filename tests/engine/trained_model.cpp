@@ -23,7 +23,7 @@ using nlohmann::json;
 
 namespace {
 
-const char* const models[] = {"mha", "mha-shift", "clla", "clla-int4", "small-mha", "small-clla-int4"};
+const char* const models[] = {"mha", "mha-shift", "clla", "clla-int4", "clla-key8", "small-mha", "small-clla-int4"};
 
 std::string path_of(const std::string& name) {
   const bool is_shipped = name.starts_with("small-");
@@ -186,6 +186,7 @@ TEST_CASE("pages hold what training counted") {
   };
   // Per token: two slots of (64 + 2) bytes of latent and (8 + 2) of rotary key; 16 bit; and heads of four layers.
   CHECK(bytes_of("clla-int4", "own") == 64 * 2 * 76);
+  CHECK(bytes_of("clla-key8", "own") == 64 * 2 * 76);
   CHECK(bytes_of("clla", "own") == 64 * 2 * 288);
   CHECK(bytes_of("mha", "own") == 64 * 4 * 2 * 2 * 64 * 2);
 }
@@ -224,6 +225,9 @@ TEST_CASE("what a model and its cache refuse") {
   refuses(with_config("clla-int4", "reach", 2), "reach 2 is not served");
   refuses(with_config("clla-int4", "grid", "affine"), "grid \"affine\" is not served");
   refuses(with_config("mha", "token_table", true), "token_table true is not served");
+  trained_model odd(with_config("clla-int4", "rotary_bits", 8), 1);
+  CHECK_THROWS_WITH(make_trained_cache("own", odd.config(), {.context = 8}),
+                    doctest::Contains("latents in 4 bits with rotary keys in 8 (4 with 4, 16 with 16)"));
   refuses(with_config("mha", "mix", true), "mix is not served");
   refuses(with_config("clla-int4", "squash", true), "squash is not served");
   refuses(with_config("mha", "block", "rwkv"), "the block 'rwkv' is not served");

@@ -97,7 +97,7 @@ trained_config read_trained_config(const safetensors_file& file) {
     c.latent = integer(config, "latent", 1, 1 << 12);
     c.rotary = integer(config, "rotary", 2, 256);
     c.bits = integer(config, "bits", 2, 16);
-    if (integer(config, "rotary_bits", 2, 16) != c.bits) fail("latent and rotary key of different bits are not served");
+    c.rotary_bits = integer(config, "rotary_bits", 2, 16);
   } else if (c.sharing != 1) {
     fail("heads that layers share are not served");
   }

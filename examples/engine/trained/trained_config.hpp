@@ -17,6 +17,7 @@ struct trained_config : model_config {
   int rotary = 0;          ///< channels of the rotary key; of every head where nothing is latent
   int sharing = 1;         ///< neighbouring layers that read one slot
   int bits = 16;           ///< of what is stored
+  int rotary_bits = 16;    ///< the rotary key's
   int look_back = 0;       ///< stored rows are made from this token and so many before it
   bool shift = false;      ///< ... each of them mixed, channel by channel, with the one before
   int writer = 0;          ///< hidden width of a SwiGLU net beside the projection that makes them; 0: none

@@ -41,6 +41,7 @@ MODELS = {
     "mha-shift": dict(block="mha", shift=True, look_back=2, gate=True, rotary_base=500.0, **SHAPE),
     "clla": dict(block="clla", **SHAPE, **LATENT),
     "clla-int4": dict(block="clla-int4", look_back=1, writer=16, gate=True, **SHAPE, **LATENT),
+    "clla-key8": dict(block="clla-int4", look_back=1, **SHAPE, **LATENT | dict(rotary=8, rotary_bits=8)),
 }
 
 

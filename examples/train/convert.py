@@ -128,12 +128,12 @@ def fit_loss(student, teacher, tokens):
     return total / len(seen)
 
 
-def distil_loss(student, teacher, tokens, rows_at_once=4):
+def distil_loss(student, teacher, tokens, rows_at_once=4, features_of=lambda model: model.features):
     """KL(teacher || student) per token. The logits of few windows at a time, made again for the gradient, or they would fill
     the memory."""
     with torch.no_grad():
-        wanted = teacher.features(tokens)
-    got = student.features(tokens)
+        wanted = features_of(teacher)(tokens)
+    got = features_of(student)(tokens)
 
     def part(wanted, got, wanted_words, got_words):
         target = F.linear(wanted, wanted_words.to(wanted.dtype)).float().log_softmax(-1)
@@ -241,10 +241,11 @@ def heal(options):
                 marks[0] = next(due)
             return True
 
+        compiled = {id(m): torch.compile(m.features) if options.compile else m.features for m in (teacher, student)}
         new = {id(p) for layer in student.layers for p in layer.attention.parameters()}
         groups = [([p for p in student.parameters() if id(p) in new], options.rate),
                   ([p for p in student.parameters() if id(p) not in new], options.rate / 10)]
-        _, finished = learn("distil", lambda b: distil_loss(student, teacher, b), groups, options.heal_tokens, options, train,
+        _, finished = learn("distil", lambda b: distil_loss(student, teacher, b, features_of=lambda m: compiled[id(m)]), groups, options.heal_tokens, options, train,
                             lambda stage, done: point(stage, fitted + done), is_due)
         if not finished:
             point("distil", fitted + options.heal_tokens)
@@ -328,6 +329,7 @@ def main():
     healing.add_argument("--seed", type=int, default=0)
     healing.add_argument("--deadline", type=float, default=math.inf, help="stop at this time (seconds since 1970)")
     healing.add_argument("--keep-weights", action="store_true")
+    healing.add_argument("--no-compile", dest="compile", action="store_false")
     healing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     tabled = does.add_parser("table", help="table.md and kl.svg from logs")
     tabled.add_argument("folder", nargs="?", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "convert"))

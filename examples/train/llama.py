@@ -5,6 +5,7 @@ Row vectors; every matrix is an nn.Linear as elsewhere here. Rotary pairs are ne
 """
 
 import dataclasses
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import nn
 from model import causal_attention, rotary_angles, rotate
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Shape:
     width: int
     layers: int
@@ -24,6 +25,11 @@ class Shape:
     vocabulary: int
     rotary_base: float
     epsilon: float
+
+
+@functools.lru_cache(maxsize=8)
+def angles_of(shape, tokens, device):
+    return [a.to(device) for a in rotary_angles(shape.head_dim, tokens, shape.rotary_base)]
 
 
 class Norm(nn.Module):
@@ -100,7 +106,7 @@ class Llama(nn.Module):
         x = self.embedding(tokens)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        angles = [a.to(x.device) for a in rotary_angles(self.shape.head_dim, tokens.shape[1], self.shape.rotary_base)]
+        angles = angles_of(self.shape, tokens.shape[1], str(x.device))
         rows = []
         for layer in self.layers:
             x = layer(x, rows, angles, mask)

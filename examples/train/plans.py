@@ -198,6 +198,8 @@ KEYS = [
     dict(HIGH, latent=112, rotary=16, rotary_bits=8),
     dict(HIGH, rotary_bits=16),
     dict(HIGH, bits=16, rotary_bits=4),
+    dict(HIGH, others_rate=0.25),
+    dict(HIGH_MHA, others_rate=0.25),
     dict(HIGH, rotary=8, rotary_bits=8, squash=True),
     dict(HIGH_MHA, rate=48e-3),
     dict(HIGH_MHA, seed=1),

@@ -45,6 +45,7 @@ def runs(folder):
             idea = {k: config[k] for k in IDEAS if k in config and config[k] != plain[k]
                     and not (k == "rotary_bits" and config[k] == config["bits"])}
             idea |= {k: recipe[k] for k in ("grid_from", "grid_full", "after") if recipe.get(k)}
+            idea |= {"others_rate": recipe["others_rate"]} if recipe.get("others_rate", 1) != 1 else {}
             seen = [line for line in lines if line["event"] == "train"]
             found.append(dict(
                 name=name[:-len(".jsonl")], variant=start["variant"], size=start["size"], seed=recipe["seed"],
@@ -210,6 +211,21 @@ def label(variant, idea):
     return variant + (" +" if idea else "")
 
 
+def settled_rates(runs_of_size):
+    """{label: [(rate, loss of seed 0)]} of the section with the lowest loss among those where both siblings have three rates."""
+    sections = {}
+    for r in runs_of_size:
+        if r["finished"] and r["seed"] == 0:
+            section = sections.setdefault((r["tokens"], r["exercises"], r["data"]), {})
+            section.setdefault((r["variant"], r["idea"]), []).append((r["learning_rate"], r["loss"]))
+    swept = [{key: sorted(points) for key, points in section.items() if len(points) >= 3} for section in sections.values()]
+    swept = [some for some in swept if {"mha", "clla-int4"} <= {variant for variant, _ in some}]
+    if not swept:
+        return {}
+    lowest = min(swept, key=lambda some: min(loss for points in some.values() for _, loss in points))
+    return {label(variant, idea) + (" squash" if "squash" in idea else ""): points for (variant, idea), points in sorted(lowest.items())}
+
+
 def plots(folder, all_runs):
     """Of the plain blocks; and of the settled recipe, by position."""
     for size in sorted({r["size"] for r in all_runs}):
@@ -221,6 +237,8 @@ def plots(folder, all_runs):
         lowest = min((y for v in rates.values() for _, y in v), default=0)
         plot(os.path.join(folder, f"rates-{size}.svg"), f"{size}: held-out loss by learning rate, seed 0",
              {k: v for k, v in rates.items() if len(v) > 1}, "learning rate", "nats per token", log_x=True, limit=lowest + 0.5)
+        plot(os.path.join(folder, f"rates-{size}-settled.svg"), f"{size}: held-out loss by learning rate, seed 0, the settled recipe",
+             settled_rates([r for r in all_runs if r["size"] == size]), "learning rate", "nats per token", log_x=True)
         seeded = {key: some for key, some in best([r for r in all_runs if r["size"] == size]).items()
                   if key[2] != EXERCISES and len(some) >= 2}
         longest = max((key[1:4] for key in seeded if key[4] == "mha"), default=None)  # the section that the goal is judged by

@@ -280,6 +280,8 @@ class TheRun(unittest.TestCase):
             self.assertEqual((stopped["finished"], stopped["diverged"], stopped["loss"]), (False, False, None))
             self.assertEqual(self.train(folder, "b", *more)["loss"], whole["loss"])
             self.assertEqual(self.logs(folder, "a")[:-1], self.logs(folder, "b")[:-1])
+        slower = self.train(self.folder(), "a", "--optimizer", "muon", "--others-rate", "0.25")
+        self.assertNotEqual(slower["loss"], whole["loss"])
         with self.assertRaisesRegex(ValueError, "adamw or muon"):
             self.train(self.folder(), "a", "--optimizer", "sgd")
 

@@ -40,6 +40,7 @@ class Recipe:
     clip: float = 1.0
     optimizer: str = "adamw"  # or muon: orthogonalised momentum for the matrices between embedding and logits
     exercises: float = 0.04  # share of rows with a span of random tokens that occurs twice: copying is learned earlier
+    others_rate: float = 1.0  # of the rate, for what Muon leaves to AdamW: the embedding and the norms' weights
     epochs: bool = False  # every row of the text once per epoch, in random order, instead of rows from random places
     grid_from: float = 0.0  # quantization is blended in between these shares of the steps
     grid_full: float = 0.0
@@ -113,7 +114,8 @@ def optimizers_of(model, recipe, device):
     vectors = [p for p in model.parameters() if p.dim() != 2]
     muon = recipe.optimizer == "muon"
     decayed = [model.embedding.weight] if muon else [model.embedding.weight, *matrices]
-    groups = [dict(params=decayed, weight_decay=recipe.weight_decay), dict(params=vectors, weight_decay=0.0)]
+    share = recipe.others_rate if muon else 1.0
+    groups = [dict(params=decayed, weight_decay=recipe.weight_decay, share=share), dict(params=vectors, weight_decay=0.0, share=share)]
     adamw = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), eps=1e-8, fused=device == "cuda")
     # Muon's steps scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", equation 4).
     return [adamw] + ([torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay,
@@ -181,7 +183,7 @@ def train(size, config, recipe, options):
     since = saved = time.time()
     for step in range(start, steps):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = rate_at(step, steps, recipe)
+            group["lr"] = rate_at(step, steps, recipe) * group.get("share", 1.0)
         for quantizer in model.quantizers() if recipe.grid_full > 0 else ():
             quantizer.strength.fill_(strength_at(step, steps, recipe))
         batch = batch_at(step, text, rows, config, recipe)

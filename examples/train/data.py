@@ -213,6 +213,13 @@ def load(folder, split):
     return np.fromfile(plain, dtype="<i2")
 
 
+def digits(folder):
+    """The codes of a space and of the digits 0 to 9, each of which is a token of its own."""
+    with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as file:
+        vocabulary = json.load(file)["model"]["vocab"]
+    return [vocabulary[word] for word in ("Ġ", *"0123456789")]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")

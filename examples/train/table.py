@@ -56,7 +56,7 @@ def runs(folder):
                 passkey=end.get("passkey"), spikes=end.get("spikes"), seconds=end.get("seconds"),
                 finished=ended and end["finished"], diverged=ended and end["diverged"],
                 data=start["data"][:6] + (", every row once per epoch" if recipe.get("epochs") else "")
-                + (", muon" if recipe.get("optimizer") == "muon" else ""),
+                + (", numbers" if recipe.get("numbers") else "") + (", muon" if recipe.get("optimizer") == "muon" else ""),
                 device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
                     (line["tokens"], line["loss"]) for line in seen]))
     return found

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """python -m unittest test_train       seconds on a CPU; needs torch and numpy"""
 
+import dataclasses
 import json
 import math
 import os
@@ -333,6 +334,23 @@ class TheRun(unittest.TestCase):
             self.assertEqual(written[:len(written) // 2], written[len(written) // 2:])
         batch = train.batch_at(0, text, 64, tiny("mha"), train.Recipe(exercises=0.0))
         self.assertEqual(batch.sum().item(), 0)
+
+    def test_notes_come_again(self):
+        text, digits = torch.zeros(5000, dtype=torch.int16), torch.arange(200, 211)
+        config = dataclasses.replace(tiny("mha"), context=256)
+        recipe = train.Recipe(exercises=1.0, numbers=True)
+        rows = torch.cat([train.batch_at(step, text, 32, config, recipe, digits) for step in range(2)])
+        noted = 0
+        for row in rows.tolist():
+            spaces = [i for i, token in enumerate(row) if token == 200 and all(t > 200 for t in row[i + 1:i + 6]) and i % 16 == 3]
+            if len(spaces) != 8:
+                continue
+            noted += 1
+            notes = [tuple(row[i - 3:i + 6]) for i in spaces]
+            self.assertEqual(sorted(notes[:4]), sorted(notes[4:]))
+        self.assertGreater(noted, 16)
+        self.assertLess(noted, 48)  # the others copy
+        self.assertTrue(torch.equal(rows[:32], train.batch_at(0, text, 32, config, recipe, digits)))
 
     def test_names_tell_runs_apart(self):
         names = set()

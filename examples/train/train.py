@@ -40,6 +40,7 @@ class Recipe:
     clip: float = 1.0
     optimizer: str = "adamw"  # or muon: orthogonalised momentum for the matrices between embedding and logits
     exercises: float = 0.04  # share of rows with a span of random tokens that occurs twice: copying is learned earlier
+    numbers: bool = False  # half of those rows have notes with numbers instead, each of which comes again
     others_rate: float = 1.0  # of the rate, for what Muon leaves to AdamW: the embedding and the norms' weights
     epochs: bool = False  # every row of the text once per epoch, in random order, instead of rows from random places
     grid_from: float = 0.0  # quantization is blended in between these shares of the steps
@@ -72,7 +73,19 @@ def starts_at(step, tokens, rows, context, seed):
     return torch.stack([epoch_order(i // in_epoch, in_epoch, context, seed)[i % in_epoch] for i in places])
 
 
-def batch_at(step, text, rows, config, recipe):
+def write_notes(row, digits, vocabulary, generator):
+    """Four notes of three random tokens and a number, in any order in the front of the row, and in any order again behind: what
+    finding a number by what stood before it takes, in any words. digits: codes of a space and of 0 to 9."""
+    cells = torch.randperm(len(row) // 16, generator=generator)[:8].sort().values * 16
+    names = torch.randint(1, vocabulary, (4, 3), generator=generator)
+    numbers = digits[1 + torch.randint(0, 10, (4, 5), generator=generator)]
+    notes = torch.cat((names, digits[:1].expand(4, 1), numbers), 1).to(row.dtype)
+    order = torch.cat((torch.arange(4), torch.randperm(4, generator=generator)))
+    for cell, note in zip(cells.tolist(), order.tolist()):
+        row[cell:cell + notes.shape[1]] = notes[note]
+
+
+def batch_at(step, text, rows, config, recipe, digits=None):
     """Rows of context + 1 tokens from random places, some with a copying exercise written over them."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     length = config.context + 1
@@ -82,7 +95,9 @@ def batch_at(step, text, rows, config, recipe):
     chance = torch.rand(rows, generator=generator).tolist()
     written = torch.full((rows, length), -1, dtype=torch.int16)
     for row in range(rows):
-        if chance[row] < recipe.exercises:
+        if recipe.numbers and chance[row] < recipe.exercises / 2:
+            write_notes(written[row], digits, config.vocabulary, generator)
+        elif chance[row] < recipe.exercises:
             n = int(torch.randint(8, length // 8 + 1 if length < 512 else 65, (), generator=generator))
             first = int(torch.randint(0, length - 2 * n, (), generator=generator))
             again = int(torch.randint(first + n, length - n + 1, (), generator=generator))
@@ -147,6 +162,7 @@ def train(size, config, recipe, options):
 
     optimizers = optimizers_of(model, recipe, device)
     text = torch.from_numpy(data.load(options.data, "train")).to(device)
+    digits = torch.tensor(data.digits(options.data)) if recipe.numbers else None
     batch_tokens = options.batch_tokens or BATCH_TOKENS[size]
     rows = batch_tokens // config.context
     steps = math.ceil(recipe.tokens / (rows * config.context))
@@ -186,7 +202,7 @@ def train(size, config, recipe, options):
             group["lr"] = rate_at(step, steps, recipe) * group.get("share", 1.0)
         for quantizer in model.quantizers() if recipe.grid_full > 0 else ():
             quantizer.strength.fill_(strength_at(step, steps, recipe))
-        batch = batch_at(step, text, rows, config, recipe)
+        batch = batch_at(step, text, rows, config, recipe, digits)
         with torch.autocast(device, torch.bfloat16, enabled=options.bf16):
             loss = loss_of(batch)
         loss.backward()

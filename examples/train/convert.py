@@ -6,15 +6,15 @@
     python convert.py table [results/convert]                                           table and plot from the logs
 
 DIR is what data.py made. Two texts judge: `held`, documents of the kind that healing reads but never saw, and `other`, a text
-of another kind. Figures: loss in nats per token, KL from the teacher's distribution, share of tokens whose most likely successor is
-the teacher's.
+of another kind. Figures: loss in nats per token, KL from the teacher's distribution, share of tokens whose most likely
+successor is the teacher's.
 
 Healing has two stages. *Fit*: every layer's attention alone learns to return what the teacher's returns for the teacher's own
 input, all layers side by side; nothing is passed on, so errors do not add up. *Distil*: the whole student learns the teacher's
 distribution of the next token; all weights move, those that were copied ten times slower.
 
-Beside it, as the yardstick at the same bytes, the teacher with exact rows of fewer tokens: the first four and as many of the latest
-as the bytes pay for, once in 16 bit, and once as if 4-bit rows cost nothing.
+Beside it, as the yardstick at the same bytes, the teacher with exact rows of fewer tokens: the first four and as many of the
+latest as the bytes pay for, once in 16 bit, and once as if 4-bit rows cost nothing.
 """
 
 import argparse
@@ -59,7 +59,8 @@ def write_tokens(options):
     for split in ("held", "train"):
         codes = data.load(options.data, split)
         ends = np.flatnonzero(codes == data.END)
-        save(split, own.decode_batch([part[:-1].tolist() for part in np.split(codes, ends[:-1] + 1)], skip_special_tokens=False))
+        documents = [part[:-1].tolist() for part in np.split(codes, ends[:-1] + 1)]
+        save(split, own.decode_batch(documents, skip_special_tokens=False))
     with open(options.text, encoding="utf-8", errors="replace") as text:
         save("other", [text.read()])
 
@@ -150,8 +151,49 @@ def rate_at(step, steps, warm):
     return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
 
-def learn(name, loss_of, groups, tokens, options, text, after, before_next):
-    """`groups`: (parameters, rate). `after(done)` is called where `before_next` says that a point of the curve is due."""
+class Curve:
+    """The log of a conversion: facts first, then points, written anew with each of them."""
+
+    def __init__(self, options, student, teacher, judged):
+        self.options, self.student, self.teacher, self.judged, self.began = options, student, teacher, judged, time.time()
+        shape, row = teacher.shape, student.layers[0].attention.writer.row_bytes() / 2
+        self.of_row, self.of_own = row, 2 * 2 * shape.kv_heads * shape.head_dim
+        facts = {k: getattr(options, k) for k in ("latent", "rotary", "bits", "net", "context", "fit_tokens", "heal_tokens", "rate",
+                                                  "fit_rate", "seed", "windows")}
+        self.lines = [dict(event="start", model=os.path.basename(options.model), **facts, bytes_per_token_per_layer=row,
+                           share_of_own=row / self.of_own, share_of_mha=row / (4 * shape.heads * shape.head_dim),
+                           device=torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+                           date=time.strftime("%Y-%m-%d"))]
+        print(f"{shape.layers} layers, {row:g} bytes per token and layer: {row / self.of_own:.2%} of the model's own 16-bit "
+              f"cache, {self.lines[0]['share_of_mha']:.2%} of MHA's", flush=True)
+
+    def point(self, stage, tokens, model=None, mask=None, **more):
+        """`model`: another than the student."""
+        self.student.eval()
+        figures = {name: judge(model or self.student, self.teacher, windows, self.options.device, mask)
+                   for name, windows in self.judged.items()}
+        self.student.train()
+        seconds = round(time.time() - self.began, 1)
+        self.lines.append(dict(event="point", stage=stage, tokens=tokens, seconds=seconds, **more, **figures))
+        self.write()
+        print(f"[{seconds:5.0f} s] {stage} {tokens / 1e6:.2f} M tokens: " + ", ".join(
+            f"{name} loss {f['loss']} (teacher {f['teacher']}) kl {f['kl']} same {f['same']}" for name, f in figures.items()),
+            flush=True)
+
+    def end(self, finished):
+        self.lines.append(dict(event="end", finished=finished, seconds=round(time.time() - self.began, 1)))
+        self.write()
+
+    def write(self):
+        path = self.options.out
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path + ".part", "w") as out:
+            out.writelines(json.dumps(line) + "\n" for line in self.lines)
+        os.replace(path + ".part", path)
+
+
+def learn(name, loss_of, groups, tokens, options, text, done_at):
+    """`groups`: [(parameters, rate)]. `done_at(tokens)` is called after each step. Whether there was time for all tokens."""
     rows = options.batch_tokens // options.context
     steps = math.ceil(tokens / (rows * options.context))
     optimizer = torch.optim.AdamW([dict(params=list(p), lr=r, top=r) for p, r in groups], betas=(0.9, 0.95), weight_decay=0.0,
@@ -168,91 +210,65 @@ def learn(name, loss_of, groups, tokens, options, text, after, before_next):
         optimizer.zero_grad(set_to_none=True)
         if step % max(1, steps // 50) == 0 or step + 1 == steps:
             print(f"{name} {step + 1}/{steps}  loss {loss.item():.4f}  {time.time() - since:.0f} s", flush=True)
-        if before_next((step + 1) * rows * options.context) or step + 1 == steps:
-            after(name, (step + 1) * rows * options.context)
-        if time.time() > options.deadline:
+        done_at((step + 1) * rows * options.context, step + 1 == steps)
+        if time.time() > options.deadline and step + 1 < steps:
             print(f"{name}: out of time after {step + 1} of {steps} steps", flush=True)
-            return (step + 1) * rows * options.context, False
-    return steps * rows * options.context, True
+            done_at((step + 1) * rows * options.context, True)
+            return False
+    return True
+
+
+def each_doubling(first, act):
+    """A `done_at` that acts at `first` tokens, at twice as many, and so on, and at the end."""
+    due = [first]
+
+    def done_at(tokens, is_last):
+        if tokens >= due[0] or is_last:
+            act(tokens)
+        while tokens >= due[0]:
+            due[0] *= 2
+    return done_at
+
+
+def start(student, teacher, text, options):
+    moments = latent_form.Moments(teacher)
+    for row in batch_at(0, text, options.calibration, options.context, options.seed + 1)[:, :-1]:
+        moments.add(teacher, row[None])
+    latent_form.start(student.to("cpu"), teacher.to("cpu"), moments.cpu())
+    student.to(options.device), teacher.to(options.device)
 
 
 def heal(options):
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
-    device, began = options.device, time.time()
-    teacher = llama.read(options.model).to(device).eval().requires_grad_(False)
-    shape = teacher.shape
-    train = tokens_of(options.tokens, "train").to(device)
+    teacher = llama.read(options.model).to(options.device).eval().requires_grad_(False)
+    student = latent_form.student_of(teacher, options.latent, options.rotary, options.bits, options.net).to(options.device)
+    text = tokens_of(options.tokens, "train").to(options.device)
     judged = {name: windows_of(tokens_of(options.tokens, name), options.windows, options.context) for name in ("held", "other")}
-    student = latent_form.student_of(teacher, options.latent, options.rotary, options.bits, options.net).to(device)
-    writer = student.layers[0].attention.writer
-    per_token_layer, whole = writer.row_bytes() / 2, 2 * 2 * shape.kv_heads * shape.head_dim
-    print(f"{shape.layers} layers, {per_token_layer:g} bytes per token and layer: {100 * per_token_layer / whole:.2f} % of the model's own 16-bit "
-          f"cache, {100 * per_token_layer / (4 * shape.heads * shape.head_dim):.2f} % of MHA's", flush=True)
+    curve = Curve(options, student, teacher, judged)
+    for stage, row in (("window, 16 bit", curve.of_own), ("window, as if in 4 bit", curve.of_own / 4)):
+        kept = int(options.context * curve.of_row / row)
+        curve.point(stage, 0, teacher, window_mask(options.context, kept, options.device), kept=kept)
+    start(student, teacher, text, options)
+    curve.point("start", 0)
 
-    lines = [dict(event="start", model=os.path.basename(options.model), latent=options.latent, rotary=options.rotary, bits=options.bits,
-                  net=options.net, context=options.context, bytes_per_token_per_layer=per_token_layer, share_of_own=per_token_layer / whole,
-                  share_of_mha=per_token_layer / (4 * shape.heads * shape.head_dim), fit_tokens=options.fit_tokens,
-                  tokens=options.heal_tokens, rate=options.rate, fit_rate=options.fit_rate, seed=options.seed, windows=options.windows,
-                  device=torch.cuda.get_device_name() if device == "cuda" else "cpu", date=time.strftime("%Y-%m-%d"))]
-
-    def write():
-        os.makedirs(os.path.dirname(options.out) or ".", exist_ok=True)
-        with open(options.out + ".part", "w") as out:
-            out.writelines(json.dumps(line) + "\n" for line in lines)
-        os.replace(options.out + ".part", options.out)
-
-    def point(stage, tokens, model=None, mask=None, **more):
-        student.eval()
-        figures = {name: judge(model or student, teacher, windows, device, mask) for name, windows in judged.items()}
-        student.train()
-        lines.append(dict(event="point", stage=stage, tokens=tokens, seconds=round(time.time() - began, 1), **more, **figures))
-        write()
-        print(f"[{time.time() - began:5.0f} s] {stage} {tokens / 1e6:.2f} M tokens: " + ", ".join(
-            f"{name} loss {f['loss']} (teacher {f['teacher']}) kl {f['kl']} same {f['same']}" for name, f in figures.items()), flush=True)
-
-    for stage, row in (("window, 16 bit", whole), ("window, as if in 4 bit", whole / 4)):
-        kept = int(options.context * per_token_layer / row)
-        point(stage, 0, teacher, window_mask(options.context, kept, device), kept=kept)
-
-    moments = latent_form.Moments(teacher)
-    calibration = batch_at(0, train, options.calibration, options.context, options.seed + 1)[:, :-1]
-    for row in calibration:
-        moments.add(teacher, row[None])
-    latent_form.start(student.to("cpu"), teacher.to("cpu"), moments.cpu())
-    student.to(device), teacher.to(device)
-    print(f"[{time.time() - began:5.0f} s] started from {moments.count} tokens", flush=True)
-    point("start", 0)
-
-    fitted = 0
+    attention = [p for layer in student.layers for p in layer.attention.parameters()]
+    finished, fitted = True, 0
     if options.fit_tokens:
-        attention = [p for layer in student.layers for p in layer.attention.parameters()]
-        fitted, _ = learn("fit", lambda b: fit_loss(student, teacher, b), [(attention, options.fit_rate)], options.fit_tokens, options, train,
-                          lambda stage, done: point(stage, done), lambda done: False)
-    finished = True
-    if options.heal_tokens:
-        due = iter(2.0**i * 1e6 for i in range(40))
-        marks = [next(due)]
-
-        def is_due(done):
-            if done < marks[0]:
-                return False
-            while done >= marks[0]:
-                marks[0] = next(due)
-            return True
-
+        fitted = options.fit_tokens
+        finished = learn("fit", lambda batch: fit_loss(student, teacher, batch), [(attention, options.fit_rate)], fitted, options,
+                         text, each_doubling(math.inf, lambda tokens: curve.point("fit", tokens)))
+    if options.heal_tokens and finished:
         compiled = {id(m): torch.compile(m.features) if options.compile else m.features for m in (teacher, student)}
-        new = {id(p) for layer in student.layers for p in layer.attention.parameters()}
-        groups = [([p for p in student.parameters() if id(p) in new], options.rate),
-                  ([p for p in student.parameters() if id(p) not in new], options.rate / 10)]
-        _, finished = learn("distil", lambda b: distil_loss(student, teacher, b, features_of=lambda m: compiled[id(m)]), groups, options.heal_tokens, options, train,
-                            lambda stage, done: point(stage, fitted + done), is_due)
-        if not finished:
-            point("distil", fitted + options.heal_tokens)
-    lines.append(dict(event="end", finished=finished, seconds=round(time.time() - began, 1)))
-    write()
+        own = {id(p) for p in attention}
+        groups = [(attention, options.rate), ([p for p in student.parameters() if id(p) not in own], options.rate / 10)]
+        finished = learn("distil", lambda batch: distil_loss(student, teacher, batch, features_of=lambda m: compiled[id(m)]),
+                         groups, options.heal_tokens, options, text,
+                         each_doubling(1e6, lambda tokens: curve.point("distil", fitted + tokens)))
+    curve.end(finished)
     if options.keep_weights:
-        torch.save({k: v.to(torch.bfloat16) for k, v in student.state_dict().items()}, options.out.removesuffix(".jsonl") + ".weights")
+        state = {k: v.to(torch.bfloat16) for k, v in student.state_dict().items()}
+        torch.save(state, options.out.removesuffix(".jsonl") + ".weights")
     return 0
 
 
@@ -266,39 +282,37 @@ def write_table(folder):
         if name.endswith(".jsonl"):
             with open(os.path.join(folder, name)) as lines:
                 logs.append((name[:-len(".jsonl")], [json.loads(line) for line in lines]))
-    out = ["# An existing model into CLLA's form", "", "Made by `python convert.py table` from the logs beside this file. KL: nats per token "
-           "from the teacher's distribution; same: share of tokens whose most likely successor is the teacher's. *held*: unseen "
-           "documents of the kind that healing reads; *other*: another kind of text.", ""]
+    out = ["# An existing model into CLLA's form", "", "Made by `python convert.py table` from the logs beside this file. KL: nats "
+           "per token from the teacher's distribution; same: share of tokens whose most likely successor is the teacher's. *held*: "
+           "unseen documents of the kind that healing reads; *other*: another kind of text.", ""]
     series = {}
     for name, lines in logs:
-        start, points = lines[0], [line for line in lines if line["event"] == "point"]
-        end = next((line for line in lines if line["event"] == "end"), None)
-        seen = points[0]
-        out += [f"## {start['model']}: latent {start['latent']}, rotary {start['rotary']}, {start['bits']} bit", "",
-                f"{start['bytes_per_token_per_layer']:g} bytes per token and layer: {100 * start['share_of_own']:.2f} % of the model's own "
-                f"16-bit cache, {100 * start['share_of_mha']:.2f} % of MHA's. {start['device']}, {start['date']}"
-                + ("" if end and end["finished"] else "; **ended early**") + f". The teacher's own loss: held {seen['held']['teacher']}, "
-                f"other {seen['other']['teacher']}.", "",
-                "| stage | million tokens | held: loss | KL | same | other: loss | KL | same |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
+        begin, points = lines[0], [line for line in lines if line["event"] == "point"]
+        is_whole = any(line["event"] == "end" and line["finished"] for line in lines)
+        out += [f"## {begin['model']}: latent {begin['latent']}, rotary {begin['rotary']}, {begin['bits']} bit", "",
+                f"{begin['bytes_per_token_per_layer']:g} bytes per token and layer: {begin['share_of_own']:.2%} of the model's own "
+                f"16-bit cache, {begin['share_of_mha']:.2%} of MHA's. {begin['device']}, {begin['date']}"
+                f"{'' if is_whole else '; **ended early**'}. The teacher's own loss: held {points[0]['held']['teacher']}, other "
+                f"{points[0]['other']['teacher']}.", "",
+                "| stage | million tokens | held: loss | KL | same | other: loss | KL | same |",
+                "|---|---:|---:|---:|---:|---:|---:|---:|"]
         for one in points:
-            held, other = one["held"], one["other"]
-            kept = f" ({one['kept']} of {start['context']} tokens)" if "kept" in one else ""
-            out.append(f"| {one['stage']}{kept} | {one['tokens'] / 1e6:.2f} | {held['loss']} | {held['kl']} | {100 * held['same']:.1f} % | "
-                       f"{other['loss']} | {other['kl']} | {100 * other['same']:.1f} % |")
+            kept = f" ({one['kept']} of {begin['context']} tokens)" if "kept" in one else ""
+            cells = [f"{one[text]['loss']} | {one[text]['kl']} | {one[text]['same']:.1%}" for text in ("held", "other")]
+            out.append(f"| {one['stage']}{kept} | {one['tokens'] / 1e6:.2f} | {' | '.join(cells)} |")
         out.append("")
-        label = name if len(logs) > 1 else "healed"
+        title = name if len(logs) > 1 else "healed"
         for text in ("held", "other"):
             healed = [(one["tokens"] / 1e6, one[text]["kl"]) for one in points if one["tokens"]]
             if len(healed) > 1:
-                series[f"{label}, {text}"] = healed
-                for one in points:
-                    if "kept" in one:
-                        series[f"{one['stage']}, {text}"] = [(x, one[text]["kl"]) for x in (healed[0][0], healed[-1][0])]
+                series[f"{title}, {text}"] = healed
+                for one in (one for one in points if "kept" in one):
+                    series[f"{one['stage']}, {text}"] = [(x, one[text]["kl"]) for x in (healed[0][0], healed[-1][0])]
     with open(os.path.join(folder, "table.md"), "w") as file:
         file.write("\n".join(out))
     if series:
-        table.plot(os.path.join(folder, "kl.svg"), "KL from the teacher, by healing", series, "million tokens of healing", "nats per token",
-                   log_x=True)
+        table.plot(os.path.join(folder, "kl.svg"), "KL from the teacher, by healing", series, "million tokens of healing",
+                   "nats per token", log_x=True)
     print(f"{len(logs)} logs -> {folder}/table.md" + (" and kl.svg" if series else ""))
     return 0
 
@@ -332,7 +346,8 @@ def main():
     healing.add_argument("--no-compile", dest="compile", action="store_false")
     healing.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     tabled = does.add_parser("table", help="table.md and kl.svg from logs")
-    tabled.add_argument("folder", nargs="?", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "convert"))
+    tabled.add_argument("folder", nargs="?",
+                        default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "convert"))
     options = parser.parse_args()
     if options.what == "table":
         return write_table(options.folder)

@@ -6,7 +6,9 @@ A pair of layers stores one row per token, made by the leader of its normalised 
     c  = s W_c + b          the latent, without position               both in 4 bit,
     kr = rotate(s W_r)      a rotary key of few channels for all heads  one scale each
 
-and layer l of the pair, per head:  score(t, j) = (qn_t . c_j W_uk + qr_t . kr_j) / sqrt(head dim),  out = softmax c W_uv W_o + b_o.
+and each layer of the pair reads it, per head:
+
+    score(t, j) = (qn_t . c_j W_uk + qr_t . kr_j) / sqrt(head dim),      out = softmax c W_uv W_o + b_o
 
 The start, per pair, from the moments of s and of the teacher's keys and values of both layers, [n] = tokens:
 
@@ -16,8 +18,8 @@ The start, per pair, from the moments of s and of the teacher's keys and values 
     the directions are kept that carry most of what the rotation changes, weighted by the queries' second moments.
 3.  What turns slowly is kept without position; what turns fast and was not chosen is dropped (`still`: how much of a frequency
     survives being read unturned at usual distances).
-4.  The rest, centred and weighted by what queries and W_o make of it, is a reduced-rank regression from s: principal directions of the
-    prediction. A random orthogonal basis spreads them evenly over the channels, as one scale for all wants it.
+4.  The rest, centred and weighted by what queries and W_o make of it, is a reduced-rank regression from s: principal
+    directions of the prediction. A random orthogonal basis spreads them evenly over the channels, as one scale wants it.
 
 A constant taken off keys changes no softmax; off values, it comes back as b_o = mean W_o. Both cost no stored bytes.
 """
@@ -103,7 +105,7 @@ def student_of(teacher, latent, rotary, bits=4, net=128):
 
 
 class Moments:
-    """Sums over calibration tokens, per pair of layers; the first token of a window, an outlier that all attend to, is left out."""
+    """Sums over calibration tokens, per pair of layers, but for the first of a window, an outlier that all attend to."""
 
     def __init__(self, teacher):
         shape = self.shape = teacher.shape

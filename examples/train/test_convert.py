@@ -142,7 +142,8 @@ class Healing(unittest.TestCase):
         tokens = windows(3, 20)
         p, q = (m(tokens).log_softmax(-1) for m in (teacher, other))
         wanted = (p.exp() * (p - q)).sum(-1).mean()
-        self.assertAlmostEqual(convert.distil_loss(other.requires_grad_(True), teacher, tokens, 2).item(), wanted.item(), places=4)
+        found = convert.distil_loss(other.requires_grad_(True), teacher, tokens, 2)
+        self.assertAlmostEqual(found.item(), wanted.item(), places=4)
         self.assertAlmostEqual(convert.distil_loss(teacher, teacher, tokens, 2).item(), 0, places=5)
 
     def test_the_yardstick_sees_what_its_bytes_pay_for(self):
@@ -161,7 +162,15 @@ class Healing(unittest.TestCase):
         angles = rotary_angles(6, 7, 100.0)
         z = torch.view_as_complex(x.unflatten(-1, (3, 2)))
         turn = torch.polar(torch.ones(7, 3).double(), torch.atan2(angles[1], angles[0]).double())
-        self.assertTrue(torch.allclose(torch.view_as_complex(rotate(x, angles).unflatten(-1, (3, 2))), z * turn[None, :, None], atol=1e-6))
+        turned = torch.view_as_complex(rotate(x, angles).unflatten(-1, (3, 2)))
+        self.assertTrue(torch.allclose(turned, z * turn[None, :, None], atol=1e-6))
+
+    def test_points_come_at_each_doubling_and_at_the_end(self):
+        at = []
+        done_at = convert.each_doubling(100, at.append)
+        for tokens in range(30, 1000, 30):
+            done_at(tokens, tokens + 30 >= 1000)
+        self.assertEqual(at, [120, 210, 420, 810, 990])
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def optimizers_of(model, recipe, device):
     muon = recipe.optimizer == "muon"
     decayed = [model.embedding.weight] if muon else [model.embedding.weight, *matrices]
     share = recipe.others_rate if muon else 1.0
-    groups = [dict(params=decayed, weight_decay=recipe.weight_decay, share=share), dict(params=vectors, weight_decay=0.0, share=share)]
+    groups = [dict(params=decayed, weight_decay=recipe.weight_decay, share=share),
+              dict(params=vectors, weight_decay=0.0, share=share)]
     adamw = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), eps=1e-8, fused=device == "cuda")
     # Muon's steps scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", equation 4).
     return [adamw] + ([torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay,

@@ -39,6 +39,8 @@ def runs(folder):
                 continue
             lines = read(os.path.join(base, name))
             start, end = lines[0], lines[-1]
+            if "recipe" not in start:  # a conversion's log (convert.py)
+                continue
             ended = end["event"] == "end"
             end = end if ended else {}  # a training loss is no held-out loss
             recipe, config, plain = start["recipe"], start["config"], plain_config(start)

@@ -13,7 +13,7 @@ A block starts with one of these comments and ends with '<!-- end -->':
   <!-- report: FOLDER [PATTERN] --> the table of the newest FOLDER/PATTERN (default: report-*.json)
   <!-- siblings: FOLDER -->         the trained models of the newest FOLDER/report-*.json that has some
   <!-- trained: FOLDER SIZE MILLIONS WORD -->  means over seeds of the runs of that size and so many tokens in
-                                  FOLDER/summary.json whose data and recipe have that word
+                                  FOLDER/summary.json whose recipe has that word
   <!-- speed: FOLDER KIND [ID,...] --> what the newest FOLDER/cuda-*.json says of KIND (attend, append or pages): of all rows,
                                     or of those whose ids begin so
   <!-- host: FOLDER [ID,... [MACHINE]] -->  the same of the newest FOLDER/host-*.json, or of host-MACHINE*.json
@@ -102,6 +102,12 @@ def cell(pattern, value):
     return pattern.format(value)
 
 
+def table_of(columns, rows):
+    """A line for each row, a dictionary, of those columns."""
+    lines = ["| " + " | ".join(c[0] for c in columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    return lines + ["| " + " | ".join(cell(c[2], row.get(c[1])) for c in columns) + " |" for row in rows]
+
+
 def newest_report(root, folder, pattern, without=(), keep=lambda data: True):
     reports = []
     for path in (root / folder).glob(pattern):
@@ -133,9 +139,7 @@ def siblings(root, folder):
     if found is None:
         return "*No report with trained models is committed yet.*"
     date, name, data = found
-    lines = ["| " + " | ".join(c[0] for c in SIBLINGS) + " |", "|---|" + "---:|" * (len(SIBLINGS) - 1)]
-    for sibling in data["siblings"]:
-        lines.append("| " + " | ".join(cell(c[2], sibling.get(c[1])) for c in SIBLINGS) + " |")
+    lines = table_of(SIBLINGS, data["siblings"])
     machine = data["machine"]
     lines += ["", f"{data['sibling_windows']} x {data['siblings'][0]['context']} tokens of {data['text']['name']}; {machine['cpu']}, "
               f"{machine['threads']} threads; {date[:10]} ([all figures]({folder}/{name})). What they write:", ""]
@@ -148,11 +152,11 @@ def trained(root, folder, size, millions, word=""):
     runs = json.loads((root / folder / "summary.json").read_text(encoding="utf-8"))
     groups = {}
     for run in runs:
-        if run["finished"] and run["size"] == size and round(run["tokens"] / 1e6) == int(millions) and word in run["data"]:
-            groups.setdefault((run["variant"], run["idea"], run["learning_rate"], run["data"]), []).append(run)
+        if run["finished"] and run["size"] == size and round(run["tokens"] / 1e6) == int(millions) and word in run["recipe"]:
+            groups.setdefault((run["variant"], run["idea"], run["learning_rate"], run["data"], run["recipe"]), []).append(run)
     lines = ["| cache | with | bytes per token and layer | of MHA | rate | seeds | loss, nats | deviation | copied | passkeys |",
              "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
-    for (variant, idea, rate, _), some in sorted(groups.items(), key=lambda g: statistics.mean(r["loss"] for r in g[1])):
+    for (variant, idea, rate, *_), some in sorted(groups.items(), key=lambda g: statistics.mean(r["loss"] for r in g[1])):
         losses = [r["loss"] for r in some]
         spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "–"
         lines.append(f"| `{variant}` | {idea.replace('=True', '').replace('.0', '')} | {some[0]['bytes_per_token_per_layer']:g} "
@@ -168,9 +172,7 @@ def report(root, folder, pattern="report-*.json"):
         return "*No report is committed yet; the command above makes one.*"
     date, name, data = found
     columns = [c for c in COLUMNS if any(cache.get(c[1]) is not None for cache in data["caches"])]
-    lines = ["| " + " | ".join(c[0] for c in columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-    for cache in data["caches"]:
-        lines.append("| " + " | ".join(cell(c[2], cache.get(c[1])) for c in columns) + " |")
+    lines = table_of(columns, data["caches"])
     model, text, machine = (data.get(key, {}) for key in ("model", "text", "machine"))
     about = [model.get("name"), text.get("name"),
              f"{text['windows']} x {text['window']} tokens" if "window" in text else None,

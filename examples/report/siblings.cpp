@@ -2,7 +2,6 @@
 #include "siblings.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -14,6 +13,7 @@
 #include "files.hpp"
 #include "generate.hpp"
 #include "open_trained.hpp"
+#include "parts.hpp"
 #include "passkey.hpp"
 #include "scores.hpp"
 
@@ -23,10 +23,6 @@ namespace {
 using engine::opened_trained;
 
 constexpr std::size_t sample_tokens = 48;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 /// Windows from the text's begin to its end, each from an empty cache.
 void read_windows(const opened_trained& model, std::span<const token> tokens, progress& progress, sibling& out) {
@@ -109,10 +105,10 @@ double time_of_step(const opened_trained& model, std::span<const token> tokens, 
   const auto cache = model.make_cache("own");
   engine::prefill(*model.model, *cache, tokens.first(static_cast<std::size_t>(context - steps)));
   std::vector<double> seconds;
+  seconds.reserve(steps);
   for (int i = context - steps; i < context; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const engine::stopwatch timer(seconds.emplace_back());
     model.model->forward(tokens.subspan(static_cast<std::size_t>(i), 1), *cache, engine::logits_wanted::last_row);
-    seconds.push_back(seconds_since(start));
   }
   std::nth_element(seconds.begin(), seconds.begin() + steps / 2, seconds.end());
   return seconds[steps / 2];

@@ -34,6 +34,7 @@ import data
 import latent_form
 import llama
 import table
+import train
 
 SINKS = 4
 
@@ -108,8 +109,8 @@ def window_mask(tokens, kept, device):
 
 
 def batch_at(step, text, rows, context, seed):
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    starts = torch.randint(0, len(text) - context - 1, (rows,), generator=generator).to(text.device)
+    """[rows, context + 1] tokens, every row of the text once per epoch."""
+    starts = train.starts_at(step, len(text), rows, context, seed).to(text.device)
     return text[starts[:, None] + torch.arange(context + 1, device=text.device)].long()
 
 
@@ -145,10 +146,6 @@ def distil_loss(student, teacher, tokens, rows_at_once=4, features_of=lambda mod
     total = sum(torch.utils.checkpoint.checkpoint(part, w, g, *words, use_reentrant=False)
                 for w, g in zip(wanted.split(rows_at_once), got.split(rows_at_once)))
     return total / tokens.numel()
-
-
-def rate_at(step, steps, warm):
-    return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
 
 class Curve:
@@ -201,7 +198,7 @@ def learn(name, loss_of, groups, tokens, options, text, done_at):
     since = time.time()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["top"] * rate_at(step, steps, max(1, min(100, steps // 10)))
+            group["lr"] = train.rate_at(step, steps, train.Recipe(rate=group["top"]))
         with torch.autocast(options.device, torch.bfloat16):
             loss = loss_of(batch_at(step, text, rows, options.context, options.seed)[:, :-1])
         loss.backward()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import causal_attention, rotary_angles, rotate
+from model import RMSNorm, causal_attention, rotary_angles, rotate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +30,6 @@ class Shape:
 @functools.lru_cache(maxsize=8)
 def angles_of(shape, tokens, device):
     return [a.to(device) for a in rotary_angles(shape.head_dim, tokens, shape.rotary_base)]
-
-
-class Norm(nn.Module):
-    def __init__(self, width, epsilon):
-        super().__init__()
-        self.weight, self.epsilon = nn.Parameter(torch.ones(width)), epsilon
-
-    def forward(self, x):
-        y = x.float()
-        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.epsilon) * self.weight).to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -80,8 +70,8 @@ class GroupedAttention(nn.Module):
 class Layer(nn.Module):
     def __init__(self, shape, attention):
         super().__init__()
-        self.attention_norm, self.attention = Norm(shape.width, shape.epsilon), attention
-        self.feed_forward_norm = Norm(shape.width, shape.epsilon)
+        self.attention_norm, self.attention = RMSNorm(shape.width, shape.epsilon), attention
+        self.feed_forward_norm = RMSNorm(shape.width, shape.epsilon)
         self.feed_forward = FeedForward(shape.width, shape.feed_forward)
 
     def forward(self, x, rows, angles, mask=None):
@@ -99,7 +89,7 @@ class Llama(nn.Module):
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         attentions = attentions or [GroupedAttention(shape) for _ in range(shape.layers)]
         self.layers = nn.ModuleList(Layer(shape, attention) for attention in attentions)
-        self.norm = Norm(shape.width, shape.epsilon)
+        self.norm = RMSNorm(shape.width, shape.epsilon)
 
     def features(self, tokens, mask=None):
         """What the logits are made from: [batch, tokens, width]."""

@@ -128,13 +128,13 @@ class Config:
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, width):
+    def __init__(self, width, epsilon=1e-6):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight, self.epsilon = nn.Parameter(torch.ones(width)), epsilon
 
     def forward(self, x):
         y = x.float()
-        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6) * self.weight).to(x.dtype)
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.epsilon) * self.weight).to(x.dtype)
 
 
 def rotary_angles(width, context, base):

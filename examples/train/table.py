@@ -57,8 +57,9 @@ def runs(folder):
                 share_of_mha=start["share_of_mha"], loss=end.get("loss"), copy=end.get("copy"),
                 passkey=end.get("passkey"), spikes=end.get("spikes"), seconds=end.get("seconds"),
                 finished=ended and end["finished"], diverged=ended and end["diverged"],
-                data=start["data"][:6] + (", every row once per epoch" if recipe.get("epochs") else "")
-                + (", numbers" if recipe.get("numbers") else "") + (", muon" if recipe.get("optimizer") == "muon" else ""),
+                data=start["data"], recipe="".join(f", {words}" for words, used in (
+                    ("every row once per epoch", recipe.get("epochs")), ("numbers", recipe.get("numbers")),
+                    ("muon", recipe.get("optimizer") == "muon")) if used),
                 device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
                     (line["tokens"], line["loss"]) for line in seen]))
     return found
@@ -75,12 +76,17 @@ def deviation(values):
     return math.sqrt(sum((v - mean(values)) ** 2 for v in values) / (len(values) - 1))
 
 
+def source(run):
+    """What runs must share to be compared, beside size and tokens: the data, and how it was learned from."""
+    return run["data"][:6] + run["recipe"]
+
+
 def groups(all_runs):
     """Finished runs that differ in nothing but the seed."""
     found = {}
     for run in all_runs:
         if run["finished"]:
-            key = (run["size"], run["tokens"], run["exercises"], run["data"], run["variant"], run["idea"], run["learning_rate"])
+            key = (run["size"], run["tokens"], run["exercises"], source(run), run["variant"], run["idea"], run["learning_rate"])
             found.setdefault(key, []).append(run)
     return found
 
@@ -218,7 +224,7 @@ def settled_rates(runs_of_size):
     sections = {}
     for r in runs_of_size:
         if r["finished"] and r["seed"] == 0:
-            section = sections.setdefault((r["tokens"], r["exercises"], r["data"]), {})
+            section = sections.setdefault((r["tokens"], r["exercises"], source(r)), {})
             section.setdefault((r["variant"], r["idea"]), []).append((r["learning_rate"], r["loss"]))
     swept = [{key: sorted(points) for key, points in section.items() if len(points) >= 3} for section in sections.values()]
     swept = [some for some in swept if {"mha", "clla-int4"} <= {variant for variant, _ in some}]

@@ -285,6 +285,8 @@ class TheRun(unittest.TestCase):
         self.assertNotEqual(slower["loss"], whole["loss"])
         with self.assertRaisesRegex(ValueError, "adamw or muon"):
             self.train(self.folder(), "a", "--optimizer", "sgd")
+        with self.assertRaisesRegex(ValueError, "there are no others"):
+            self.train(self.folder(), "a", "--others-rate", "0.25")
 
     def logs(self, folder, out):
         (name,) = [n for n in os.listdir(os.path.join(folder, out)) if n.endswith(".jsonl")]
@@ -351,6 +353,8 @@ class TheRun(unittest.TestCase):
         self.assertGreater(noted, 16)
         self.assertLess(noted, 48)  # the others copy
         self.assertTrue(torch.equal(rows[:32], train.batch_at(0, text, 32, config, recipe, digits)))
+        with self.assertRaisesRegex(ValueError, "context of 128"):
+            train.batch_at(0, text, 32, tiny("mha"), recipe, digits)
 
     def test_names_tell_runs_apart(self):
         names = set()

@@ -76,6 +76,8 @@ def starts_at(step, tokens, rows, context, seed):
 def write_notes(row, digits, vocabulary, generator):
     """Four notes of three random tokens and a number, in any order in the front of the row, and in any order again behind: what
     finding a number by what stood before it takes, in any words. digits: codes of a space and of 0 to 9."""
+    if len(row) < 8 * 16:
+        raise ValueError(f"exercises with numbers want a context of 128 tokens, not {len(row) - 1}")
     cells = torch.randperm(len(row) // 16, generator=generator)[:8].sort().values * 16
     names = torch.randint(1, vocabulary, (4, 3), generator=generator)
     numbers = digits[1 + torch.randint(0, 10, (4, 5), generator=generator)]
@@ -125,13 +127,14 @@ def run_name(size, config, recipe):
 def optimizers_of(model, recipe, device):
     if recipe.optimizer not in ("adamw", "muon"):
         raise ValueError(f"unknown optimizer {recipe.optimizer!r}: adamw or muon")
+    if recipe.optimizer == "adamw" and recipe.others_rate != 1:
+        raise ValueError("others_rate is for what Muon leaves to AdamW: with adamw there are no others")
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and name != "embedding.weight"]
     vectors = [p for p in model.parameters() if p.dim() != 2]
     muon = recipe.optimizer == "muon"
     decayed = [model.embedding.weight] if muon else [model.embedding.weight, *matrices]
-    share = recipe.others_rate if muon else 1.0
-    groups = [dict(params=decayed, weight_decay=recipe.weight_decay, share=share),
-              dict(params=vectors, weight_decay=0.0, share=share)]
+    groups = [dict(params=decayed, weight_decay=recipe.weight_decay, share=recipe.others_rate),
+              dict(params=vectors, weight_decay=0.0, share=recipe.others_rate)]
     adamw = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), eps=1e-8, fused=device == "cuda")
     # Muon's steps scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", equation 4).
     return [adamw] + ([torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay,

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,21 +16,10 @@
 #include "exact_cache.hpp"
 #include "gguf.hpp"
 #include "model.hpp"
+#include "refusal.hpp"
 #include "tokenizer.hpp"
 
 namespace {
-
-template <class Call>
-void may_refuse(Call&& call) {
-  try {
-    call();
-  } catch (const std::runtime_error&) {
-  }
-}
-
-void expect(bool holds) {
-  if (!holds) __builtin_trap();
-}
 
 void use_tokenizer(const engine::gguf_file& file, std::string_view text) {
   const engine::tokenizer words(file);

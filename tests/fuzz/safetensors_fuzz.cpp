@@ -8,26 +8,16 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string_view>
 #include <vector>
 
+#include "refusal.hpp"
 #include "trained_model.hpp"
 
 namespace {
-
-template <class Call>
-void may_refuse(Call&& call) {
-  try {
-    call();
-  } catch (const std::runtime_error&) {
-  }
-}
-
-void expect(bool holds) {
-  if (!holds) __builtin_trap();
-}
 
 void use_tokenizer(const engine::safetensors_file& file, std::string_view text) {
   const engine::tokenizer words(engine::read_trained_tokenizer(file));

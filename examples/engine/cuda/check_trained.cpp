@@ -11,7 +11,8 @@
 #include <exception>
 #include <fstream>
 #include <iterator>
-#include <memory>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -25,13 +26,10 @@ namespace {
 using namespace engine;
 
 /// Logits after every token, read in steps of `step`.
-std::vector<float> read(decoder& model, attention_cache& cache, std::span<const token> text, std::size_t step) {
+std::vector<float> read(decoder& model, attention_cache& cache, std::span<const token> text, int step) {
   std::vector<float> all;
-  for (std::size_t first = 0; first < text.size(); first += step) {
-    const auto part = text.subspan(first, std::min(step, text.size() - first));
-    const auto logits = model.forward(part, cache, logits_wanted::all_rows);
-    all.insert(all.end(), logits.begin(), logits.end());
-  }
+  feed(model, cache, text, step,
+       [&](std::size_t, std::span<const float> logits) { all.insert(all.end(), logits.begin(), logits.end()); });
   return all;
 }
 
@@ -46,21 +44,18 @@ bool check(const std::string& path, const std::string& text) {
   const int context = opened.model->context();
   std::vector<token> tokens = opened.words->encode(text);
   tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(context) / 2));
-  const auto on_host = [&](const char* name) { return read(*opened.model, *opened.make_cache(name), tokens, 64); };
-  const std::vector<float> exact = on_host("fp32"), stored = on_host("own");
+  const auto as_they_come = opened.make_cache("fp32"), on_host = opened.make_cache("own");
+  const std::vector<float> exact = read(*opened.model, *as_they_come, tokens, 64);
+  const std::vector<float> stored = read(*opened.model, *on_host, tokens, 64);
   const double storing = largest_difference(exact, stored);
   bool good = true;
-  for (const std::size_t step : {std::size_t{64}, std::size_t{1}}) {
+  for (const int step : {64, 1}) {
     const auto cache = make_trained_device_cache("own", *opened.config, context);
     const double moved = largest_difference(read(*opened.model, *cache, tokens, step), stored);
-    const bool pages = cache->bytes().pages == [&] {
-      const auto host = opened.make_cache("own");
-      read(*opened.model, *host, tokens, step);
-      return host->bytes().pages;
-    }();
+    const bool pages = cache->bytes().pages == on_host->bytes().pages;
     const bool same = moved <= 2 * storing && storing > 0 && pages;
     std::printf(
-        "%s, %zu tokens in steps of %zu: the GPU moves logits by %.2e, storing the rows moved them by %.2e; %s: %s\n",
+        "%s, %zu tokens in steps of %d: the GPU moves logits by %.2e, storing the rows moved them by %.2e; %s: %s\n",
         opened.block.c_str(), tokens.size(), step, moved, storing, pages ? "as many bytes" : "OTHER BYTES",
         same ? "the same" : "NOT THE SAME");
     good &= same;

@@ -17,12 +17,22 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
+window_times& window_times::operator+=(const window_times& other) {
+  bulk_tokens += other.bulk_tokens;
+  append += other.append;
+  attend += other.attend;
+  decode_append += other.decode_append;
+  decode_attend += other.decode_attend;
+  decode_step += other.decode_step;
+  return *this;
+}
+
 window_reading read_window(engine::decoder& model, engine::attention_cache& cache, std::span<const token> window,
                            const std::function<void(std::size_t, std::span<const float>)>& visit) {
   const std::size_t most = static_cast<std::size_t>(std::min(step_rows, cache.max_step_rows()));
   window_reading out;
   out.times.bulk_tokens = window.size() - decoded(window.size());
-  std::vector<double> appends, attends;
+  std::vector<double> appends, attends, steps;
   for (std::size_t first = 0; first < window.size();) {
     const bool is_bulk = first < out.times.bulk_tokens;
     const std::size_t rows = is_bulk ? std::min(most, out.times.bulk_tokens - first) : 1;
@@ -35,12 +45,14 @@ window_reading read_window(engine::decoder& model, engine::attention_cache& cach
     } else {
       appends.push_back(append);
       attends.push_back(attend);
+      steps.push_back(model.seconds().total() - before.total());
     }
     visit(first, logits);
     first += rows;
   }
   out.times.decode_append = median(std::move(appends));
   out.times.decode_attend = median(std::move(attends));
+  out.times.decode_step = median(std::move(steps));
   out.bytes = cache.bytes();
   return out;
 }
@@ -65,11 +77,7 @@ void evaluation::add(const position_scores& scores, const window_reading& readin
   window_losses.push_back(window_loss / static_cast<double>(scores.loss.size()));
   window_kls.push_back(window_kl / static_cast<double>(scores.kl.size()));
   bytes = reading.bytes;
-  times.bulk_tokens += reading.times.bulk_tokens;
-  times.append += reading.times.append;
-  times.attend += reading.times.attend;
-  times.decode_append += reading.times.decode_append;
-  times.decode_attend += reading.times.decode_attend;
+  times += reading.times;
 }
 
 }  // namespace report

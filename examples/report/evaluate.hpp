@@ -25,6 +25,9 @@ struct window_times {
   double append = 0, attend = 0;  ///< seconds, of the bulk
   double decode_append = 0;       ///< median seconds per single token at the end of the window
   double decode_attend = 0;
+  double decode_step = 0;  ///< the same, of whole steps
+
+  window_times& operator+=(const window_times& other);
 };
 
 struct window_reading {

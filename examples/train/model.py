@@ -63,7 +63,7 @@ class Config:
     grid: str = "midrise"  # of the latent
     rotary_grid: str = "midrise"
     group: int = 0  # values that share a scale; 0: all of the latent
-    range: str = "amax"  # amax | clip | rms: what the scale is made from
+    range: str = "amax"  # amax | edge | clip | rms: what the latent's scale is made from, and who learns of it
     squash: bool = False  # the latent goes through a tanh, which makes its values nearly uniform, as a grid likes them
     rotate: bool = False  # a fixed Hadamard rotation before the grid
     stochastic: bool = False  # rounding at random while the grid is being warmed in
@@ -262,7 +262,7 @@ class LatentAttention(nn.Module):
             self.rotary_norm = RMSNorm(config.rotary)
             latent, rotary = config.grids()
             self.latent_grid = Quantizer(config.latent, latent, config.range, config.rotate, config.stochastic)
-            self.rotary_grid = Quantizer(config.rotary, rotary, "amax")
+            self.rotary_grid = Quantizer(config.rotary, rotary, "edge" if config.range == "edge" else "amax")
             if config.shift:
                 self.shift = Shift(config.width)
             if config.token_table:

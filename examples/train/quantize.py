@@ -116,7 +116,8 @@ class Quantizer(torch.nn.Module):
     """Straight-through: the forward pass returns decode(encode(x)); the gradient passes as if it had returned x.
 
     With `range="clip"` or `"rms"` the range is a learned multiple of the group's amax or RMS. Then the gradient is that of
-    the clamped ramp, and the multiple gets the rounding error's gradient (learned step size).
+    the clamped ramp, and the multiple gets the rounding error's gradient (learned step size). With `range="edge"` the scale is
+    amax's, and the value that it is made from gets that gradient: it learns what its group pays for it.
     `strength` in [0, 1] blends the grid in (quantization warmed in); evaluation always uses the full grid.
     """
 
@@ -127,9 +128,9 @@ class Quantizer(torch.nn.Module):
 
     def __init__(self, width, grid, range="amax", rotate=False, stochastic=False):
         super().__init__()
-        assert range in ("amax", "clip", "rms") and (range == "amax" or grid.kind != "affine")
+        assert range in ("amax", "edge", "clip", "rms") and (range == "amax" or grid.kind != "affine")
         self.width, self.grid, self.range, self.stochastic = width, grid, range, stochastic
-        if range != "amax":
+        if range in ("clip", "rms"):
             start = (self.CLIP_START if range == "clip" else self.RMS_START)[grid.bits]
             self.multiple = torch.nn.Parameter(torch.tensor(start))
         self.register_buffer("rotation", hadamard(width) if rotate else None, persistent=False)
@@ -144,6 +145,8 @@ class Quantizer(torch.nn.Module):
     def span(self, x):
         if self.range == "amax":
             return None
+        if self.range == "edge":
+            return x.abs().amax(-1, keepdim=True)
         if self.range == "clip":
             return self.multiple * x.detach().abs().amax(-1, keepdim=True)
         return self.multiple * x.detach().square().mean(-1, keepdim=True).sqrt()

@@ -19,9 +19,9 @@ import sweep
 import table
 import train
 from model import BLOCKS, SIZES, Config, Model, filled, parameters
-from quantize import Grid, Quantizer, decode, encode, fp16_down, fp16_up, hadamard
+from quantize import Grid, Quantizer, bf16_nearest, decode, encode, fp16_down, fp16_up, hadamard
 
-INT4_IDEAS = (dict(), dict(range="clip"), dict(range="rms"), dict(squash=True), dict(rotate=True), dict(reach=2), dict(shift=True),
+INT4_IDEAS = (dict(), dict(range="edge"), dict(range="clip"), dict(range="rms"), dict(squash=True), dict(rotate=True), dict(reach=2), dict(shift=True),
               dict(token_table=True), dict(look_back=1), dict(look_back=3, writer=16, gate=True, mix=True, query_gain=2.0), dict(rotary_base=500.0, rotary_gain=3.0), dict(grid="affine"),
               dict(grid="symmetric"), dict(group=8), dict(bits=2))
 
@@ -147,6 +147,19 @@ class TheGrid(unittest.TestCase):
             (gradient,) = torch.autograd.grad(out.sum(), x)
             inside = torch.ones_like(groups) if span is None else (groups.abs() <= span).float()
             self.assertTrue(torch.equal(gradient, inside.flatten(-2)), range_)
+
+    def test_the_edge_of_a_range_learns_what_the_group_pays(self):
+        x, quantizer = torch.randn(4, 64), Quantizer(64, Grid(4, "midrise"), range="edge")
+        x = bf16_nearest(x).requires_grad_()
+        weight = torch.randn(4, 64)
+        out = quantizer(x)
+        self.assertTrue(torch.equal(out, Quantizer(64, Grid(4, "midrise"))(x)))
+        (out * weight).sum().backward()
+        edge = x.detach().abs().argmax(1, keepdim=True)
+        amax = x.detach().abs().amax(1, keepdim=True)
+        pays = (weight * (out.detach() - x.detach()) / amax).sum(1, keepdim=True) * x.detach().gather(1, edge).sign()
+        torch.testing.assert_close(x.grad, weight.scatter_add(1, edge, pays))
+        self.assertGreater(pays.abs().min().item(), 0)
 
     def test_learned_range_has_the_right_gradient(self):
         torch.manual_seed(5)

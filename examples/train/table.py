@@ -44,8 +44,7 @@ def runs(folder):
             ended = end["event"] == "end"
             end = end if ended else {}  # a training loss is no held-out loss
             recipe, config, plain = start["recipe"], start["config"], plain_config(start)
-            idea = {k: config[k] for k in IDEAS if k in config and config[k] != plain[k]
-                    and not (k == "rotary_bits" and config[k] == config["bits"])}
+            idea = {k: config[k] for k in IDEAS if k in config and config[k] != (config["bits"] if k == "rotary_bits" else plain[k])}
             idea |= {k: recipe[k] for k in ("grid_from", "grid_full", "after") if recipe.get(k)}
             idea |= {"others_rate": recipe["others_rate"]} if recipe.get("others_rate", 1) != 1 else {}
             seen = [line for line in lines if line["event"] == "train"]
@@ -87,7 +86,10 @@ def groups(all_runs):
     for run in all_runs:
         if run["finished"]:
             key = (run["size"], run["tokens"], run["exercises"], source(run), run["variant"], run["idea"], run["learning_rate"])
-            found.setdefault(key, []).append(run)
+            alike = found.setdefault(key, [])
+            if alike and alike[0]["bytes_per_token_per_layer"] != run["bytes_per_token_per_layer"]:
+                raise ValueError(f"{alike[0]['name']} and {run['name']} would count as seeds of one another")
+            alike.append(run)
     return found
 
 

@@ -409,6 +409,22 @@ class TheRun(unittest.TestCase):
         table.write(out)
         self.assertTrue(os.path.exists(os.path.join(out, "summary.json")))
 
+        # Quantized otherwise after training, it is no seed of itself; and one that would be taken for one is refused.
+        log = os.path.join(out, runs[0]["name"])
+        start, *rest = table.read(log + ".jsonl")
+        for bits, rotary_bits, row_bytes, words in ((4, 16, 50, "rotary_bits=16"), (8, 8, 60, "bits=8"), (8, 4, 55, "bits=8 rotary_bits=4"),
+                                                    (4, 4, 38, ""), (4, 4, 39, None)):
+            changed = start | dict(config=start["config"] | dict(bits=bits, rotary_bits=rotary_bits), bytes_per_token_per_layer=row_bytes,
+                                   recipe=start["recipe"] | dict(after=True))
+            with open(f"{log}-{bits}-{rotary_bits}-{row_bytes}.jsonl", "w") as file:
+                file.writelines(json.dumps(line) + "\n" for line in [changed, *rest])
+            if words is None:
+                self.assertRaisesRegex(ValueError, "would count as seeds of one another", table.groups, table.runs(out))
+            else:
+                (found,) = [r for r in table.runs(out) if r["bytes_per_token_per_layer"] == row_bytes and "after" in r["idea"]]
+                self.assertEqual(found["idea"], (words + " after=True").strip())
+                table.groups(table.runs(out))
+
 
 class TheText(unittest.TestCase):
     def test_markup_goes_and_prose_stays(self):

@@ -392,7 +392,7 @@ class TheRun(unittest.TestCase):
         plan = [dict(block="clla-int4", size="tiny", tokens=2048, rate=r) for r in (1e-3, 3e-3)]
         plan += [dict(block="clla-int4", size="tiny", tokens=2048, rate="best", seed=1)]
         out = os.path.join(folder, "logs")
-        sweep.run(plan, folder, out, workers=2, minutes=2, extra=["--device", "cpu", "--no-compile", "--quiet"],
+        sweep.run(plan, folder, out, workers=2, minutes=60, extra=["--device", "cpu", "--no-compile", "--quiet"],
                   archive=os.path.join(folder, "logs.tgz"))
         with tarfile.open(os.path.join(folder, "logs.tgz")) as packed:
             self.assertEqual(len(packed.getnames()), 3)

@@ -212,6 +212,17 @@ KEYS = [
     dict(HIGH, latent=112, rotary=16, rotary_bits=8),
 ]
 
+# The best of them together: the rotary key's bits paid for by channels of the latent, 38 bytes each.
+NARROW = dict(HIGH, range="edge", latent=112, rotary=16, rotary_bits=8)
+TOGETHER = [
+    NARROW,
+    dict(NARROW, seed=1),
+    dict(NARROW, latent=120, rotary_bits=6),
+    dict(NARROW, latent=120, rotary_bits=6, seed=1),
+    dict(HIGH, latent=112, rotary=16, rotary_bits=8, seed=1),
+    dict(HIGH_MHA, rate=64e-3),
+]
+
 # Not run yet: a size below, for the trend; with the seeds of all four.
 MINI = [dict(spec, size="mini", seed=s) for s in (0, 1, 2)
         for spec in (dict(HIGH, writer=64), HIGH_MHA, dict(HIGH, writer=64, block="clla"), dict(HIGH, writer=64, block="mla"))]

@@ -223,6 +223,17 @@ TOGETHER = [
     dict(HIGH_MHA, rate=64e-3),
 ]
 
+# Exercises take room in a small cache that the text could use: fewer of them once copying is learned.
+FALL, FALL_MHA = dict(HIGH, range="edge", exercises_fall=0.9), dict(HIGH_MHA, exercises_fall=0.9)
+FALLING = [
+    FALL_MHA,
+    FALL,
+    dict(FALL, seed=1),
+    dict(FALL, squash=True),
+    dict(FALL, block="clla", range="amax"),
+    dict(FALL_MHA, seed=1),
+]
+
 # Not run yet: a size below, for the trend; with the seeds of all four.
 MINI = [dict(spec, size="mini", seed=s) for s in (0, 1, 2)
         for spec in (dict(HIGH, writer=64), HIGH_MHA, dict(HIGH, writer=64, block="clla"), dict(HIGH, writer=64, block="mla"))]

@@ -322,10 +322,10 @@ class TheRun(unittest.TestCase):
 
     def test_siblings_see_the_same_text(self):
         text = torch.arange(5000, dtype=torch.int16)
-        a = train.batch_at(5, text, 8, tiny("mha"), train.Recipe(seed=1))
-        b = train.batch_at(5, text, 8, tiny("clla-int4"), train.Recipe(seed=1))
+        a = train.batch_at(5, 100, text, 8, tiny("mha"), train.Recipe(seed=1))
+        b = train.batch_at(5, 100, text, 8, tiny("clla-int4"), train.Recipe(seed=1))
         self.assertTrue(torch.equal(a, b))
-        self.assertFalse(torch.equal(a, train.batch_at(6, text, 8, tiny("mha"), train.Recipe(seed=1))))
+        self.assertFalse(torch.equal(a, train.batch_at(6, 100, text, 8, tiny("mha"), train.Recipe(seed=1))))
 
     def test_an_epoch_shows_every_token_once(self):
         seen = torch.stack([train.starts_at(step, 5000, 7, 64, seed=3) for step in range(11)]).flatten()  # 77 rows an epoch
@@ -337,24 +337,26 @@ class TheRun(unittest.TestCase):
         again = torch.stack([train.starts_at(step, 5000, 7, 64, seed=3) for step in range(11, 22)]).flatten()
         self.assertNotEqual(seen.tolist(), again.tolist())
         text = torch.arange(5000, dtype=torch.int16)
-        rows = train.batch_at(2, text, 7, tiny("mha"), train.Recipe(seed=3, exercises=0.0, epochs=True))
+        rows = train.batch_at(2, 100, text, 7, tiny("mha"), train.Recipe(seed=3, exercises=0.0, epochs=True))
         self.assertEqual(rows[:, 0].tolist(), seen[14:21].tolist())
 
     def test_exercises_repeat_a_span(self):
         text = torch.zeros(5000, dtype=torch.int16)
-        batch = train.batch_at(0, text, 64, tiny("mha"), train.Recipe(exercises=1.0))
+        batch = train.batch_at(0, 100, text, 64, tiny("mha"), train.Recipe(exercises=1.0))
         for row in batch.tolist():
             written = [t for t in row if t]
             self.assertGreaterEqual(len(written), 16)
             self.assertEqual(written[:len(written) // 2], written[len(written) // 2:])
-        batch = train.batch_at(0, text, 64, tiny("mha"), train.Recipe(exercises=0.0))
+        fewer = train.Recipe(exercises=0.8, exercises_fall=0.5)
+        self.assertEqual([round(train.exercises_at(s, 10, fewer), 6) for s in (0, 5, 10)], [0.8, 0.6, 0.4])
+        batch = train.batch_at(0, 100, text, 64, tiny("mha"), train.Recipe(exercises=0.0))
         self.assertEqual(batch.sum().item(), 0)
 
     def test_notes_come_again(self):
         text, digits = torch.zeros(5000, dtype=torch.int16), torch.arange(200, 211)
         config = dataclasses.replace(tiny("mha"), context=256)
         recipe = train.Recipe(exercises=1.0, numbers=True)
-        rows = torch.cat([train.batch_at(step, text, 32, config, recipe, digits) for step in range(2)])
+        rows = torch.cat([train.batch_at(step, 100, text, 32, config, recipe, digits) for step in range(2)])
         noted = 0
         for row in rows.tolist():
             spaces = [i for i, token in enumerate(row) if token == 200 and all(t > 200 for t in row[i + 1:i + 6]) and i % 16 == 3]
@@ -365,9 +367,9 @@ class TheRun(unittest.TestCase):
             self.assertEqual(sorted(notes[:4]), sorted(notes[4:]))
         self.assertGreater(noted, 16)
         self.assertLess(noted, 48)  # the others copy
-        self.assertTrue(torch.equal(rows[:32], train.batch_at(0, text, 32, config, recipe, digits)))
+        self.assertTrue(torch.equal(rows[:32], train.batch_at(0, 100, text, 32, config, recipe, digits)))
         with self.assertRaisesRegex(ValueError, "context of 128"):
-            train.batch_at(0, text, 32, tiny("mha"), recipe, digits)
+            train.batch_at(0, 100, text, 32, tiny("mha"), recipe, digits)
 
     def test_names_tell_runs_apart(self):
         names = set()

@@ -40,6 +40,7 @@ class Recipe:
     clip: float = 1.0
     optimizer: str = "adamw"  # or muon: orthogonalised momentum for the matrices between embedding and logits
     exercises: float = 0.04  # share of rows with a span of random tokens that occurs twice: copying is learned earlier
+    exercises_fall: float = 0.0  # how much of that share is gone by the end; it falls linearly
     numbers: bool = False  # half of those rows have notes with numbers instead, each of which comes again
     others_rate: float = 1.0  # of the rate, for what Muon leaves to AdamW: the embedding and the norms' weights
     epochs: bool = False  # every row of the text once per epoch, in random order, instead of rows from random places
@@ -87,7 +88,11 @@ def write_notes(row, digits, vocabulary, generator):
         row[cell:cell + notes.shape[1]] = notes[note]
 
 
-def batch_at(step, text, rows, config, recipe, digits=None):
+def exercises_at(step, steps, recipe):
+    return recipe.exercises * (1 - recipe.exercises_fall * step / steps)
+
+
+def batch_at(step, steps, text, rows, config, recipe, digits=None):
     """Rows of context + 1 tokens from random places, some with a copying exercise written over them."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     length = config.context + 1
@@ -95,11 +100,12 @@ def batch_at(step, text, rows, config, recipe, digits=None):
     if recipe.epochs:
         starts = starts_at(step, len(text), rows, config.context, recipe.seed)
     chance = torch.rand(rows, generator=generator).tolist()
+    exercises = exercises_at(step, steps, recipe)
     written = torch.full((rows, length), -1, dtype=torch.int16)
     for row in range(rows):
-        if recipe.numbers and chance[row] < recipe.exercises / 2:
+        if recipe.numbers and chance[row] < exercises / 2:
             write_notes(written[row], digits, config.vocabulary, generator)
-        elif chance[row] < recipe.exercises:
+        elif chance[row] < exercises:
             n = int(torch.randint(8, length // 8 + 1 if length < 512 else 65, (), generator=generator))
             first = int(torch.randint(0, length - 2 * n, (), generator=generator))
             again = int(torch.randint(first + n, length - n + 1, (), generator=generator))
@@ -206,7 +212,7 @@ def train(size, config, recipe, options):
             group["lr"] = rate_at(step, steps, recipe) * group.get("share", 1.0)
         for quantizer in model.quantizers() if recipe.grid_full > 0 else ():
             quantizer.strength.fill_(strength_at(step, steps, recipe))
-        batch = batch_at(step, text, rows, config, recipe, digits)
+        batch = batch_at(step, steps, text, rows, config, recipe, digits)
         with torch.autocast(device, torch.bfloat16, enabled=options.bf16):
             loss = loss_of(batch)
         loss.backward()

@@ -234,6 +234,17 @@ FALLING = [
     dict(FALL_MHA, seed=1),
 ]
 
+# Without exercises at the end MHA gains most: what is behind is what the latents say of tokens far back. So: slots written
+# later, or from more of what stood before.
+DEPTH = [
+    dict(FALL, slots="0111"),
+    dict(FALL, look_back=3),
+    dict(FALL, latent=112, rotary=16, rotary_bits=8),
+    dict(FALL, rate=24e-3),
+    dict(FALL, look_back=2, writer=256),
+    dict(FALL, slots="0001"),
+]
+
 # Not run yet: a size below, for the trend; with the seeds of all four.
 MINI = [dict(spec, size="mini", seed=s) for s in (0, 1, 2)
         for spec in (dict(HIGH, writer=64), HIGH_MHA, dict(HIGH, writer=64, block="clla"), dict(HIGH, writer=64, block="mla"))]

@@ -245,6 +245,18 @@ DEPTH = [
     dict(FALL, slots="0001"),
 ]
 
+# More of what stood before is worse: what makes the latents steps too far. Muon's steps are as large in the many columns of
+# that matrix as in the few of others. So: a rate of its own for it, or fewer columns.
+SHIFTED = dict(FALL, look_back=0, shift=True)
+WRITERS = [
+    SHIFTED,
+    dict(SHIFTED, rate=32e-3),
+    dict(FALL, writer_rate=0.5, rate=32e-3),
+    dict(FALL, writer_rate=0.25, rate=32e-3),
+    dict(FALL, writer_rate=0.5),
+    dict(FALL_MHA, writer_rate=0.5),
+]
+
 # Not run yet: a size below, for the trend; with the seeds of all four.
 MINI = [dict(spec, size="mini", seed=s) for s in (0, 1, 2)
         for spec in (dict(HIGH, writer=64), HIGH_MHA, dict(HIGH, writer=64, block="clla"), dict(HIGH, writer=64, block="mla"))]

@@ -320,6 +320,17 @@ class TheRun(unittest.TestCase):
         self.assertLess(rates[-1], 0.02)
         self.assertEqual([round(train.strength_at(i, 100, recipe), 2) for i in (0, 20, 30, 40, 99)], [0, 0, 0.5, 1, 1])
 
+    def test_what_is_stored_is_made_at_its_own_rate(self):
+        for block in ("mha", "clla-int4"):
+            for name in ("adamw", "muon"):
+                model = Model(tiny(block))
+                recipe = train.Recipe(optimizer=name, writer_rate=0.5)
+                groups = [g for o in train.optimizers_of(model, recipe, "cpu") for g in o.param_groups]
+                slow = {p for g in groups if g.get("share") == 0.5 for p in g["params"]}
+                parts = ("key_value",) if block == "mha" else ("down",)
+                self.assertEqual(slow, {p for n, p in model.named_parameters() if n.split(".")[-2] in parts})
+                self.assertEqual(sum(len(g["params"]) for g in groups), len(list(model.parameters())))
+
     def test_siblings_see_the_same_text(self):
         text = torch.arange(5000, dtype=torch.int16)
         a = train.batch_at(5, 100, text, 8, tiny("mha"), train.Recipe(seed=1))

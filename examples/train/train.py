@@ -43,6 +43,7 @@ class Recipe:
     exercises_fall: float = 0.0  # how much of that share is gone by the end; it falls linearly
     numbers: bool = False  # half of those rows have notes with numbers instead, each of which comes again
     others_rate: float = 1.0  # of the rate, for what Muon leaves to AdamW: the embedding and the norms' weights
+    writer_rate: float = 1.0  # of the rate, for the matrices that make what is stored
     epochs: bool = False  # every row of the text once per epoch, in random order, instead of rows from random places
     grid_from: float = 0.0  # quantization is blended in between these shares of the steps
     grid_full: float = 0.0
@@ -135,16 +136,17 @@ def optimizers_of(model, recipe, device):
         raise ValueError(f"unknown optimizer {recipe.optimizer!r}: adamw or muon")
     if recipe.optimizer == "adamw" and recipe.others_rate != 1:
         raise ValueError("others_rate is for what Muon leaves to AdamW: with adamw there are no others")
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and name != "embedding.weight"]
+    inner = {name: p for name, p in model.named_parameters() if p.dim() == 2 and name != "embedding.weight"}
+    writing = [name for name in inner if {"down", "write", "key_value"} & set(name.split("."))]
+    matrices = [dict(params=[p for name, p in inner.items() if name not in writing], weight_decay=recipe.weight_decay),
+                dict(params=[inner[name] for name in writing], weight_decay=recipe.weight_decay, share=recipe.writer_rate)]
     vectors = [p for p in model.parameters() if p.dim() != 2]
     muon = recipe.optimizer == "muon"
-    decayed = [model.embedding.weight] if muon else [model.embedding.weight, *matrices]
-    groups = [dict(params=decayed, weight_decay=recipe.weight_decay, share=recipe.others_rate),
-              dict(params=vectors, weight_decay=0.0, share=recipe.others_rate)]
+    groups = [dict(params=[model.embedding.weight], weight_decay=recipe.weight_decay, share=recipe.others_rate),
+              dict(params=vectors, weight_decay=0.0, share=recipe.others_rate)] + ([] if muon else matrices)
     adamw = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), eps=1e-8, fused=device == "cuda")
     # Muon's steps scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training", equation 4).
-    return [adamw] + ([torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay,
-                                        adjust_lr_fn="match_rms_adamw")] if muon else [])
+    return [adamw] + ([torch.optim.Muon(matrices, lr=recipe.rate, adjust_lr_fn="match_rms_adamw")] if muon else [])
 
 
 class Stop:

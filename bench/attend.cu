@@ -223,6 +223,17 @@ int main(int argc, char** argv) {
   bench<flagship64>(o, "clla-int4-h64-b128-l4096", "CLLA int4, 308-byte rows, 64 heads", 128, 4096);
   bench<flagship64>(o, "clla-int4-h64-b32-l8192", "CLLA int4, 64 heads, fewer and longer", 32, 8192);
   bench<flagship128>(o, "clla-int4-h128-b128-l4096", "CLLA int4, 308-byte rows, 128 heads", 128, 4096);
+  using key8 = kvc::quant::split<kvc::quant::integer<4, 128>,
+                                 kvc::quant::integer<8, kvc::quant::whole_segment, kvc::quant::symmetric>>;
+  bench<kvc::clla_cache<kvc::shape<2, 16, 16, 128>, 512, 64, 2, key8>>(
+      o, "clla-int4-key8-h16-b128-l4096", "CLLA int4, rotary key int8: 338-byte rows, 16 heads", 128, 4096);
+  bench<kvc::clla_cache<kvc::shape<2, 32, 32, 128>, 512, 64, 2, key8>>(
+      o, "clla-int4-key8-h32-b128-l4096", "CLLA int4, rotary key int8: 338-byte rows, 32 heads", 128, 4096);
+  using key16 = kvc::quant::split<kvc::quant::integer<4, 128>, kvc::quant::none<>>;
+  bench<kvc::clla_cache<kvc::shape<2, 16, 16, 128>, 512, 64, 2, key16>>(
+      o, "clla-int4-key16-h16-b128-l4096", "CLLA int4, rotary key bf16: 400-byte rows, 16 heads", 128, 4096);
+  bench<kvc::clla_cache<kvc::shape<2, 32, 32, 128>, 512, 64, 2, key16>>(
+      o, "clla-int4-key16-h32-b128-l4096", "CLLA int4, rotary key bf16: 400-byte rows, 32 heads", 128, 4096);
   bench<flagship>(o, "clla-int4-h16-b1-l65536", "CLLA int4, one long request", 1, 65536);
   bench<flagship>(o, "clla-int4-h16-b1-l4096", "CLLA int4, one request", 1, 4096);
   bench<c::int4>(o, "gqa-int4-b64-l32768", "int4 K and V, 32/8 heads, d 128", 64, 32768);

@@ -6,9 +6,9 @@
 #include "outstanding.hpp"
 #include "seed.hpp"
 
-// Attention over latents in 4-bit codes with products of bytes (cuda/attend_bytes.cuh), within the error of rounding
-// queries and weights to 8 bits, as on the host; here weights are fp16, which is less. Blocks have 16, 32 or 64
-// queries, groups 64 channels or multiples of 128.
+// Attention over latents in 4-bit codes, rotary keys in 4 or 8 bits or bf16, with products of bytes
+// (cuda/attend_bytes.cuh), within the error of rounding queries and weights to 8 bits, as on the host; here weights are
+// fp16, which is less. Blocks have 16, 32 or 64 queries, groups 64 channels or multiples of 128.
 
 namespace {
 
@@ -24,7 +24,15 @@ using specs = list<
                  sinks_and_window<3, 150>, storage<32>>,
     latent_cache<shape<1, 5, 5, 32>, 384, 32, integer<4, 128, affine, per_token, scale_type::fp32>, storage<128>>,
     latent_cache<shape<1, 6, 6, 32>, 320, 32, integer<4, whole_segment, midrise>>,
-    latent_cache<shape<1, 13, 13, 32>, 128, 64, kv<integer<4, whole_segment>, integer<4, whole_segment, symmetric>>>>;
+    latent_cache<shape<1, 13, 13, 32>, 128, 64, kv<integer<4, whole_segment>, integer<4, whole_segment, symmetric>>>,
+    // rotary keys in bytes
+    latent_cache<shape<1, 16, 16, 32>, 512, 64, kv<integer<4, 128>, integer<8, whole_segment, symmetric>>>,
+    latent_cache<shape<1, 5, 5, 32>, 256, 32, kv<integer<4, 64, symmetric>, integer<8, 32, affine>>, storage<16>>,
+    latent_cache<shape<1, 7, 7, 32>, 320, 64, kv<integer<4, whole_segment>, integer<8, 32, midrise>>>,
+    // and in bf16
+    latent_cache<shape<1, 16, 16, 32>, 512, 64, kv<integer<4, 128>, none<>>>,
+    latent_cache<shape<1, 6, 6, 32>, 256, 32, kv<rotated<integer<4, 64, midrise>>, none<>>, sinks_and_window<3, 150>,
+                 storage<16>>>;
 
 template <class... Specs>
 constexpr bool all_take_bytes(list<Specs...>) {

@@ -124,7 +124,7 @@ template <class Spec>
 constexpr bool takes_bytes(const device_limits& device) {
   if constexpr (byte_shape<Spec>::exists) {
     using largest = byte_block<Spec, float, 16>;  // has more teams than those of more queries
-    return device.has_warpgroups && largest::bytes + 2048 <= device.shared_bytes;
+    return device.has_warpgroups && largest::bytes + largest::fixed_bytes <= device.shared_bytes;
   }
   return false;
 }

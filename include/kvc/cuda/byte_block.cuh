@@ -6,6 +6,7 @@
 #include "kvc/cuda/warpgroup.cuh"
 
 // Attention over a latent in codes of 4 bits that become operands by a mask: bytes for the scores, fp16 for the sums.
+// The rotary key, which is scored alone, may be in codes of 8 bits, which are operands as they are.
 //
 //   scores   S [rows][queries]     = U [rows][channels] Q^T        rows or channels on the side of 64,
 //   sums     O [channels][queries] += U^T [channels][rows] W       queries on the other: none is padded
@@ -43,12 +44,13 @@ struct byte_block {
   static constexpr int fed_products = splits_nibbles ? 2 : 1;  ///< by a load of 32 channels
 
   /// Warpgroups of a team that score, those that sum, and teams: as many as leave a thread the registers that it needs.
-  static constexpr int score_groups = queries == 32 ? 2 : 1;
+  static constexpr bool is_wide = key::bits == 16;  ///< rows, so that fewer fit
+  static constexpr int score_groups = queries == 32 && !is_wide ? 2 : 1;
   static constexpr int sum_groups = queries > 32 ? 2 : 1;
   static constexpr int teams = queries > 16 ? 1 : 2;
   /// Registers of a thread, of 512 for the four of a multiprocessor's quarter: where they are not the same for all.
-  static constexpr int score_registers = queries == 16 ? 0 : queries == 32 ? 160 : 152;
-  static constexpr int sum_registers = queries == 16 ? 0 : queries == 32 ? 184 : 176;
+  static constexpr int score_registers = queries > 32 ? 152 : score_groups == 2 ? 160 : 0;
+  static constexpr int sum_registers = queries > 32 ? 176 : score_groups == 2 ? 184 : 0;
   static constexpr int score_warps = 4 * score_groups;  ///< of a team
   static constexpr int team_warps = score_warps + 4 * sum_groups;
   static constexpr int warps = teams * team_warps;
@@ -71,7 +73,7 @@ struct byte_block {
   static constexpr int scale_pitch = 4;
   static constexpr int buffers = 2;  ///< of weights
   /// As many are summed or wait for it, one is scored, and one or two are on their way.
-  static constexpr int stages = buffers + (queries == 32 ? 1 : 2);
+  static constexpr int stages = buffers + (queries == 32 || is_wide ? 1 : 2);
   using tiles = byte_tiles<Spec, score_warps, stages>;
   using cursor = typename tiles::cursor;
   static constexpr int pitch = tiles::pitch;
@@ -107,22 +109,27 @@ struct byte_block {
   static constexpr int visible_at = ratio_at + queries * 4;           // [queries]{sinks, newest: begin, end}
   static constexpr int result_at = visible_at + queries * 16;         // [teams x warps][fields][queries]
   static constexpr int result_unit_at = result_at + teams * score_warps * queries * fields * 4;  // [teams][scale_pitch]
-  static constexpr int output_at = round_up(result_unit_at + teams * scale_pitch * 4, 16);
-  static constexpr int team_at = round_up(output_at + queries * static_cast<int>(sizeof(output_of)), 128);
+  static constexpr int output_at = query_at;  // once no query is needed
+  static_assert(queries * static_cast<int>(sizeof(output_of)) <= chunks * operand_bytes);
+  static constexpr int team_at = round_up(result_unit_at + teams * scale_pitch * 4, 128);
   static constexpr int bytes = team_at + teams * team_bytes;
 
   // Queries are folded where rows will lie, one by a warp; teams' sums are added up where rows lay.
   static constexpr int score_width = first::width + second::width;
+  static constexpr int fold_chunks = score_width / 32;
   static constexpr int fold_floats = Spec::query_width + score_width;
   static_assert(warps * fold_floats * 4 <= teams * team_bytes);
-  static_assert(bytes + (most_spans + 1) * sizeof(tile_span) <= device_limits{}.shared_bytes - 1024);
+  static constexpr int fixed_bytes = round_up(static_cast<int>((most_spans + 1) * sizeof(tile_span)), 128);
+  static_assert(bytes + fixed_bytes <= device_limits{}.shared_bytes);
 
   // Integers below 2^24 are denormal floats, times 2^149: a product with a scale takes them as they are. In scores
   // codes count 16 where there is room for it: to shift to the left is to multiply, and does not keep the masks' unit
   // busy.
-  static constexpr int group_channels = 32 * max_of(latent::group_chunks, key::group_chunks);
+  static constexpr int group_channels = 32 * max_of(latent::group_chunks, key::bits == 4 ? key::group_chunks : 0);
   static constexpr int code_unit = group_channels <= 256 ? 16 : 1;
-  static constexpr int32 largest_score = group_channels * 127 * 15 * code_unit;  ///< of a group, in integers
+  static constexpr int key_unit = key::bits == 4 ? code_unit : 1;  ///< bytes are taken as they are
+  static constexpr int32 largest_score =                           ///< of a group, in integers
+      max_of(group_channels * 127 * 15 * code_unit, 32 * key::group_chunks * 127 * key::top * key_unit);
   static constexpr int32 positive = [] {  ///< where their sums begin, as none may be negative
     int32 power = 1;
     while (power <= largest_score) power *= 2;
@@ -130,8 +137,9 @@ struct byte_block {
   }();
   static_assert(positive + largest_score < 1 << 24);
   static constexpr float up = 0x1p80f / code_unit;  ///< of scales
-  static constexpr float down = 0x1p-69f;           ///< the unit of scores with them
-  static constexpr float sum_unit = 0x1p24f / up;   ///< of sums with them: codes are denormal fp16 numbers, times 2^24
+  static constexpr float key_up = 0x1p80f / key_unit;
+  static constexpr float down = 0x1p-69f;          ///< the unit of scores with them
+  static constexpr float sum_unit = 0x1p24f / up;  ///< of sums with them: codes are denormal fp16 numbers, times 2^24
 
   static constexpr float lowest = -1e30f;  ///< below any score
   // Weights times scales are fp16, and their largest 2^15 at most: a weight is 2^6 where its score is the maximum that
@@ -239,13 +247,16 @@ struct byte_block {
   static constexpr int folds = ceil_div(queries, warps);  ///< queries of a warp
   using loaded_queries = float[folds][ceil_div(Spec::query_width, 32)];
   __device__ void load_queries(const rows_view<const T>& q, loaded_queries& x) const;
-  template <class Rows, int Begin, int Groups>
+  template <class Rows, int Begin, int Groups, int Unit>
   __device__ float put_query(const float* x, int n, float (&sum)[Rows::groups]) const;
+  __device__ void put_halves(const float* x, int n) const;
   __device__ void fold(const loaded_queries& x) const;
   __device__ void put_visible() const;
 
   // byte_scores.cuh: scores of this warp's rows.
   __device__ void load_constants(const byte* staged, row_scales& scale, uint32 (&constants)[4]) const;
+  using key_products = float[4 * columns];
+  __device__ void issue_halves(const byte* codes, uint64 q, key_products& d) const;
   __device__ void score(const byte* codes, const row_scales& scale, const uint32 (&constants)[4], scores& s) const;
   struct score_state;
   template <int Batch>

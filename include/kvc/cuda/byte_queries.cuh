@@ -25,7 +25,7 @@ __device__ void byte_block<Spec, T, Queries>::load_queries(const rows_view<const
 /// A stream's part of a folded query, of which x[c] is this lane's of channel 32 c + lane, as operands of products from
 /// chunk Begin on. Returns its scale, and what its groups add up to in such units.
 template <class Spec, class T, int Queries>
-template <class Rows, int Begin, int Groups>
+template <class Rows, int Begin, int Groups, int Unit>
 __device__ float byte_block<Spec, T, Queries>::put_query(const float* x, int n, float (&sum)[Rows::groups]) const {
   uint32 top_bits = 0;
 #pragma unroll
@@ -40,9 +40,11 @@ __device__ float byte_block<Spec, T, Queries>::put_query(const float* x, int n, 
   constexpr float fine = 0x1.8p9f;
   constexpr float fine_unit = 0x1p-14f;
   static_assert(Rows::chunks * 32 * 127 < 1 << 17);
-  // A word of codes holds 8 channels of a row: the even ones in its low nibbles, which are the first half of a
-  // product's depth, the odd ones in its high nibbles.
-  byte* to = shared + query_at + Begin * operand_bytes + lane() % 2 * (16 * queries) + n * 16 + lane() / 2;
+  // A word of 4-bit codes holds 8 channels of a row: the even ones in its low nibbles, which are the first half of a
+  // product's depth, the odd ones in its high nibbles. Bytes are in their order.
+  const int half = Rows::bits == 4 ? lane() % 2 : lane() / 16;
+  const int of_half = Rows::bits == 4 ? lane() / 2 : lane() % 16;
+  byte* to = shared + query_at + Begin * operand_bytes + half * (16 * queries) + n * 16 + of_half;
 #pragma unroll
   for (int g = 0; g < Rows::groups; ++g) {
     int32 sum8 = 0;
@@ -57,12 +59,24 @@ __device__ float byte_block<Spec, T, Queries>::put_query(const float* x, int n, 
     }
     sum8 = __reduce_add_sync(~0u, sum8);
     sum[g] = static_cast<float>(__reduce_add_sync(~0u, fine_sum)) * fine_unit;
-    if (lane() < 2) {  // what scores of rows 0 to 7 and of rows 8 to 15 begin with: 8 for what rounding has changed
-      const int32 start = positive + __float2int_rn(8 * code_unit * (sum[g] - static_cast<float>(sum8)));
+    if (lane() <
+        2) {  // what scores of rows 0 to 7 and of rows 8 to 15 begin with: the middle for what rounding has changed
+      const int32 start = positive + __float2int_rn(Rows::middle * Unit * (sum[g] - static_cast<float>(sum8)));
       reinterpret_cast<int32*>(shared + start_at)[(Groups + g) * 2 * queries + n / 2 * 4 + n % 2 + 2 * lane()] = start;
     }
   }
   return !is_finite_query ? quiet_nan() : is_used ? top * (1 / 127.0f) : 1.0f;
+}
+
+/// A folded query's rotary part as bf16 operands.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::put_halves(const float* x, int n) const {
+#pragma unroll
+  for (int c = 0; c < second::width / 32; ++c) {
+    byte* to = shared + query_at + (latent::chunks + 2 * c + lane() / 16) * operand_bytes +
+               lane() / 8 % 2 * (16 * queries) + n * 16 + lane() % 8 * 2;
+    *reinterpret_cast<uint16*>(to) = static_cast<uint16>(pack_bf16(x[c], 0.0f));
+  }
 }
 
 template <class Spec, class T, int Queries>
@@ -75,11 +89,11 @@ __device__ void byte_block<Spec, T, Queries>::fold(const loaded_queries& x) cons
   for (int f = 0; f < folds; ++f) {
     const int n = warp_index + f * warps;
     if (n >= queries) break;
-    float folded[chunks];
+    float folded[fold_chunks];
     float shift = 0;
     if constexpr (!folds_in_rows) {
 #pragma unroll
-      for (int c = 0; c < chunks; ++c) folded[c] = n < count ? x[f][c] * unit : 0.0f;
+      for (int c = 0; c < fold_chunks; ++c) folded[c] = n < count ? x[f][c] * unit : 0.0f;
     } else {
       float* of_model = reinterpret_cast<float*>(shared + team_at) + warp_index * fold_floats;
       float* of_rows = of_model + Spec::query_width;
@@ -96,15 +110,19 @@ __device__ void byte_block<Spec, T, Queries>::fold(const loaded_queries& x) cons
       }
       lanes.sync();
 #pragma unroll
-      for (int c = 0; c < chunks; ++c) folded[c] = of_rows[32 * c + lane()];
+      for (int c = 0; c < fold_chunks; ++c) folded[c] = of_rows[32 * c + lane()];
       lanes.sync();
     }
     float of_latent[latent::groups];
-    float of_key[key::groups];
-    const float unit_of_latent = put_query<latent, 0, 0>(folded, n, of_latent);
-    const float unit_of_key = put_query<key, latent::chunks, latent::groups>(folded + latent::chunks, n, of_key);
+    float of_key[max_of(1, key::groups)] = {};
+    const float unit_of_latent = put_query<latent, 0, 0, code_unit>(folded, n, of_latent);
     const float inverse = reciprocal_of(unit_of_latent);
-    const float ratio = unit_of_key * inverse;
+    float ratio = down * inverse;
+    if constexpr (is_wide) {
+      put_halves(folded + latent::chunks, n);
+    } else {
+      ratio = inverse * put_query<key, latent::chunks, latent::groups, key_unit>(folded + latent::chunks, n, of_key);
+    }
     // What meets a row's constants, in their order (load_constants): as bf16 and the rest.
     float factor = lane() == 4 ? shift * inverse : 0.0f;
 #pragma unroll

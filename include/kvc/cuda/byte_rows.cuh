@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #pragma once
 
+#include <type_traits>
+
 #include "kvc/attention/mask.hpp"
 #include "kvc/cache/rows.hpp"
 #include "kvc/cuda/attend_spans.cuh"
@@ -8,28 +10,33 @@
 #include "kvc/cuda/team.cuh"
 #include "kvc/quant/quant.hpp"
 
-// Rows in codes of 4 bits for products of bytes: from pages to shared memory, codes as they lie, constants as floats.
+// Rows in codes of 4 bits, and rotary keys in more, for products of bytes: from pages to shared memory, codes as they
+// lie, constants as floats.
 
 namespace kvc::inline v0_1::cuda::detail {
 
-/// A stream of 4-bit codes per token: value = scale code + offset.
-template <class Codec, int Width>
-struct nibble_rows {
+/// A stream of codes per token, in Bits: value = scale code + offset.
+template <int Bits, class Codec, int Width>
+struct code_rows {
   static constexpr bool exists = false;
 };
 
-template <int Group, quant::grid Grid, quant::scale_type Type, int Width>
+template <int Bits, int Group, quant::grid Grid, quant::scale_type Type, int Width>
 requires(Width % 32 == 0 &&
          (Group >= Width ||
-          Group % 32 == 0)) struct nibble_rows<quant::integer<4, Group, Grid, quant::per_token, Type>, Width> {
-  using codec = quant::integer<4, Group, Grid, quant::per_token, Type>;
+          Group % 32 == 0)) struct code_rows<Bits, quant::integer<Bits, Group, Grid, quant::per_token, Type>, Width> {
+  using codec = quant::integer<Bits, Group, Grid, quant::per_token, Type>;
   static constexpr bool exists = true;
-  static constexpr int chunks = Width / 32;  ///< of 32 channels, 16 bytes: the depth of a product
+  static constexpr int bits = Bits;
+  static constexpr int chunks = Width / 32;          ///< of 32 channels: the depth of a product
+  static constexpr int chunk_bytes = 32 * Bits / 8;  ///< of a row
   static constexpr int groups = codec::template groups<Width>;
   static constexpr int group_chunks = codec::template group_length<Width> / 32;
-  static constexpr int row_bytes = Width / 2;
+  static constexpr int row_bytes = Width * Bits / 8;
   static constexpr int constant_bytes = codec::constants_of::bytes;
   static constexpr int group_bytes = groups * constant_bytes;
+  static constexpr int middle = 1 << (Bits - 1);  ///< the code that scores count from
+  static constexpr int top = (1 << Bits) - 1;
 
   KVC_HD static constexpr int group_begin(int g) { return g * group_chunks; }
   KVC_HD static constexpr int group_end(int g) { return min_of((g + 1) * group_chunks, chunks); }
@@ -42,19 +49,45 @@ requires(Width % 32 == 0 &&
 #pragma unroll
     for (int g = 0; g < groups; ++g) {
       const quant::grid_constants c = codec::constants_of::load(raw + g * constant_bytes);
-      constexpr float middle = Grid == quant::midrise ? 7.5f : 8;  // where grids without an offset have zero
-      k[g] = make_float2(c.scale, Grid == quant::affine ? c.offset : -middle * c.scale);
+      constexpr float zero = Grid == quant::midrise ? middle - 0.5f : middle;  // where grids without an offset have it
+      k[g] = make_float2(c.scale, Grid == quant::affine ? c.offset : -zero * c.scale);
     }
   }
 };
 
-/// Sizes of a block that attends over a latent and its rotary key, both in 4-bit codes.
+/// A stream of bf16 without constants: a product takes 16 channels.
+template <class Codec, int Width>
+struct half_rows {
+  static constexpr bool exists = false;
+};
+
+template <int Width>
+requires(Width % 32 == 0) struct half_rows<quant::none<bf16>, Width> {
+  static constexpr bool exists = true;
+  static constexpr int bits = 16;
+  static constexpr int chunks = Width / 16;  ///< of 16 channels
+  static constexpr int chunk_bytes = 32;
+  static constexpr int groups = 0;
+  static constexpr int group_chunks = 0;
+  static constexpr int row_bytes = Width * 2;
+  static constexpr int group_bytes = 0;
+  static constexpr int top = 0;
+
+  KVC_HD static constexpr int group_begin(int) { return 0; }
+  KVC_HD static constexpr int group_end(int) { return 0; }
+};
+
+/// Sizes of a block that attends over a latent in 4-bit codes and its rotary key in codes of 4 or 8 bits, or bf16.
 template <class Spec>
 struct byte_shape {
   using first = typename Spec::first_stream;
   using second = typename Spec::second_stream;
-  using latent = nibble_rows<typename first::codec, first::width>;
-  using key = nibble_rows<typename second::codec, second::width>;  ///< the rotary key
+  using latent = code_rows<4, typename first::codec, first::width>;
+  using key_nibbles = code_rows<4, typename second::codec, second::width>;
+  using key_bytes = code_rows<8, typename second::codec, second::width>;
+  using key_halves = half_rows<typename second::codec, second::width>;
+  using key = std::conditional_t<key_nibbles::exists, key_nibbles,
+                                 std::conditional_t<key_bytes::exists, key_bytes, key_halves>>;  ///< the rotary key
   /// Products of sums have 64 channels of one group. More groups would not fit into a thread's registers, wider rows
   /// not into shared memory.
   static constexpr bool fits = [] {
@@ -163,8 +196,10 @@ struct byte_tiles {
     f(key_copy{}, page + key_at + in_page * key::row_bytes, stage + row * pitch + latent::row_bytes);
     f(latent_constants_copy{}, page + first::codes_bytes + in_page * latent::group_bytes,
       stage + latent_constants_at + row * latent::group_bytes);
-    f(key_constants_copy{}, page + key_at + second::codes_bytes + in_page * key::group_bytes,
-      stage + key_constants_at + row * key::group_bytes);
+    if constexpr (key::group_bytes > 0) {
+      f(key_constants_copy{}, page + key_at + second::codes_bytes + in_page * key::group_bytes,
+        stage + key_constants_at + row * key::group_bytes);
+    }
   }
 
   /// The copies of the warp's rows of a tile, which are asked for one after the other, between other work: the queue of

@@ -3,8 +3,8 @@
 
 #include "kvc/cuda/byte_block.cuh"
 
-// Scores of a warp's 16 rows. Products are asked for by batches of two chunks (64 channels); what a batch leaves is
-// taken while the next is under way.
+// Scores of a warp's 16 rows. Products are asked for by batches of 32 bytes of a row, which are two chunks of 4-bit
+// codes or one of bytes; what a batch leaves is taken while the next is under way.
 
 namespace kvc::inline v0_1::cuda::detail {
 
@@ -13,7 +13,6 @@ template <class Block>
 struct byte_batches {
   using latent = typename Block::latent;
   using key = typename Block::key;
-  static constexpr int chunks = 2;  ///< of a batch
 
   KVC_HD static constexpr int group_at(int n) { return n < key::groups ? latent::groups + n : n - key::groups; }
   KVC_HD static constexpr int begin(int g) {
@@ -22,10 +21,17 @@ struct byte_batches {
   KVC_HD static constexpr int end(int g) {
     return g < latent::groups ? latent::group_end(g) : latent::chunks + key::group_end(g - latent::groups);
   }
+  /// Chunks of a batch of the n-th group in this order.
+  KVC_HD static constexpr int chunks_at(int n) { return n < key::groups ? 32 / key::chunk_bytes : 2; }
+  /// Where a chunk lies in a row.
+  KVC_HD static constexpr int offset_of(int chunk) {
+    return chunk < latent::chunks ? chunk * latent::chunk_bytes
+                                  : latent::row_bytes + (chunk - latent::chunks) * key::chunk_bytes;
+  }
   /// Batches of the first n groups in this order.
   KVC_HD static constexpr int before(int n) {
     int sum = 0;
-    for (int i = 0; i < n; ++i) sum += ceil_div(end(group_at(i)) - begin(group_at(i)), chunks);
+    for (int i = 0; i < n; ++i) sum += ceil_div(end(group_at(i)) - begin(group_at(i)), chunks_at(i));
     return sum;
   }
   /// The place of the group that a batch belongs to.
@@ -36,7 +42,7 @@ struct byte_batches {
   }
   KVC_HD static constexpr int first_chunk(int batch) {
     const int n = place_of(batch);
-    return begin(group_at(n)) + (batch - before(n)) * chunks;
+    return begin(group_at(n)) + (batch - before(n)) * chunks_at(n);
   }
   static constexpr int count = before(Block::groups);
 };
@@ -59,13 +65,15 @@ __device__ void byte_block<Spec, T, Queries>::load_constants(const byte* staged,
   for (int i = 0; i < 2; ++i) {
     const int at = warp() * 16 + row_of(i);
     float2 of_latent[latent::groups];
-    float2 of_key[key::groups];
+    float2 of_key[max_of(1, key::groups)] = {};
     latent::constants(staged + tiles::latent_constants_at + at * latent::group_bytes, of_latent);
-    key::constants(staged + tiles::key_constants_at + at * key::group_bytes, of_key);
+    if constexpr (key::groups > 0) {
+      key::constants(staged + tiles::key_constants_at + at * key::group_bytes, of_key);
+    }
 #pragma unroll
     for (int g = 0; g < latent::groups; ++g) scale[i][g] = of_latent[g].x * up;
 #pragma unroll
-    for (int g = 0; g < key::groups; ++g) scale[i][latent::groups + g] = of_key[g].x * up;
+    for (int g = 0; g < key::groups; ++g) scale[i][latent::groups + g] = of_key[g].x * key_up;
     const auto offset = [&](int g) { return g < latent::groups ? of_latent[min_of(g, latent::groups - 1)].y : 0.0f; };
     float x = part == 0 ? offset(0) : offset(2);
     float y = part == 0 ? offset(1) : offset(3);
@@ -157,14 +165,20 @@ __device__ void byte_block<Spec, T, Queries>::issue_batch(const byte* codes, uin
     }
   }
   uint32(&a)[2][4] = t.a[Batch % 2];
-  unpack(a[0], t.next[0], t.next[1]);
-  unpack(a[1], t.next[2], t.next[3]);
+  constexpr int batch_chunks = batches::chunks_at(n);
+  if constexpr (batch_chunks == 2) {
+    unpack(a[0], t.next[0], t.next[1]);
+    unpack(a[1], t.next[2], t.next[3]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[0][i] = t.next[i];
+  }
   if constexpr (Batch + 1 < batches::count) {
-    load_settled_matrices(t.next, codes + 16 * batches::first_chunk(Batch + 1));
+    load_settled_matrices(t.next, codes + batches::offset_of(batches::first_chunk(Batch + 1)));
   }
   warpgroup_fence();
   multiply_warpgroup(d, a[0], q + begin * operand_bytes / 16);
-  if constexpr (begin + 1 < end) multiply_warpgroup(d, a[1], q + (begin + 1) * operand_bytes / 16);
+  if constexpr (batch_chunks == 2 && begin + 1 < end) multiply_warpgroup(d, a[1], q + (begin + 1) * operand_bytes / 16);
   warpgroup_commit();
 }
 
@@ -207,19 +221,51 @@ __device__ void byte_block<Spec, T, Queries>::score_from(const byte* codes, uint
   }
 }
 
+/// d = products of the rotary keys' rows in bf16 with the queries' part.
+template <class Spec, class T, int Queries>
+__device__ void byte_block<Spec, T, Queries>::issue_halves(const byte* codes, uint64 q, key_products& d) const {
+  uint32 a[key::chunks][4];
+#pragma unroll
+  for (int c = 0; c < key::chunks; ++c) load_settled_matrices(a[c], codes + latent::row_bytes + c * key::chunk_bytes);
+#pragma unroll
+  for (float& x : d) x = 0;
+  warpgroup_fence();
+#pragma unroll
+  for (int c = 0; c < key::chunks; ++c) {
+    multiply_warpgroup_bf16(d, a[c], q + (latent::chunks + c) * operand_bytes / 16);
+  }
+  warpgroup_commit();
+}
+
 /// `codes`: this lane's row of matrices. Scores are in units of the queries (units()).
 template <class Spec, class T, int Queries>
 __device__ void byte_block<Spec, T, Queries>::score(const byte* codes, const row_scales& scale,
                                                     const uint32 (&constants)[4], scores& s) const {
+  using batches = byte_batches<byte_block>;
+  const uint64 q = warpgroup_operand(shared + query_at, queries);
   score_state t;
-  load_settled_matrices(t.next, codes + 16 * byte_batches<byte_block>::first_chunk(0));
+  load_settled_matrices(t.next, codes + batches::offset_of(batches::first_chunk(0)));
+  if constexpr (is_wide) {
+    key_products of_key;
+    issue_halves(codes, q, of_key);
+    if constexpr (score_state::buffers > 1) issue_batch<0>(codes, q, t);
+    warpgroup_wait<score_state::buffers - 1>();
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float start = less_positive<latent::groups, groups, byte_block>(scale[i]);
+    for (int j = 0; j < own; ++j) {
 #pragma unroll
-    for (int j = 0; j < own; ++j) s[i][j] = start;
+      for (int i = 0; i < 2; ++i) s[i][j] = of_key[product_at(i, j)];
+    }
+    add_constants(scale, constants, s);
+    score_from<score_state::buffers - 1>(codes, q, scale, constants, t, s);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float start = less_positive<latent::groups, groups, byte_block>(scale[i]);
+#pragma unroll
+      for (int j = 0; j < own; ++j) s[i][j] = start;
+    }
+    score_from<0>(codes, q, scale, constants, t, s);
   }
-  score_from<0>(codes, warpgroup_operand(shared + query_at, queries), scale, constants, t, s);
 }
 
 }  // namespace kvc::inline v0_1::cuda::detail

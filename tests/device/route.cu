@@ -35,6 +35,7 @@ consteval bool is_slow(operation op) {
 using model = shape<1, 32, 8, 128>;
 using plain = compose<model>;
 using int4 = compose<model, integer<4, 128>>;
+using odd_key = compose<model, kv<integer<3, 128>, integer<4, 128>>>;
 using kivi = compose<model, kv<integer<2, 32, affine, per_channel>, integer<2, 32>>>;
 using newest = compose<model, exact_ends<0, 8, integer<4, 128>>>;
 using ends = compose<model, exact_ends<4, 0, integer<4, 128>>>;
@@ -45,9 +46,11 @@ using odd_groups = compose<model, integer<4, 16>>;
 
 static_assert(!has("abc", "abd") && has("abc", "bc"));
 static_assert(attends<plain>("keys as stored, values as stored"));
-static_assert(attends<int4>("attend_kernel, 8 queries x 64 rows: keys as stored, values as stored"));
+static_assert(attends<int4>("attend_codes_kernel, 8 queries x 16 rows per warp: codes as they lie"));
+static_assert(attends<odd_key>("attend_kernel, 8 queries x 64 rows: keys as stored, values as stored"));
 static_assert(attends<int4>("attend_kernel, 64 queries x 64 rows: keys decoded, values decoded", 32));
-static_assert(has(route<int4>(operation::attend).why, "sums and weights take scales"));
+static_assert(has(route<int4>(operation::attend).why, "queries are two bytes"));
+static_assert(has(route<odd_key>(operation::attend).why, "sums and weights take scales"));
 static_assert(has(route<plain>(operation::attend).why, "bf16 holds the elements exactly"));
 static_assert(attends<kivi>("keys per channel, values as stored"));
 static_assert(attends<odd_groups>("keys decoded"));

@@ -52,6 +52,7 @@ double device_rounding_of_step() {
   if constexpr (kvc::cuda::detail::byte_shape<Spec>::exists) {
     if (kvc::cuda::detail::takes_bytes<Spec>({}) && kvc::cuda::detail::has_bytes_code<Spec, float, 16>()) return 0;
   }
+  if (kvc::cuda::detail::takes_codes<Spec>({})) return 0x1p-11;  // weights are fp16, queries rounded less
   return device_rounding<Spec>;
 }
 

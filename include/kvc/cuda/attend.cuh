@@ -3,6 +3,7 @@
 
 #include "kvc/attention/state.hpp"
 #include "kvc/cuda/attend_bytes.cuh"
+#include "kvc/cuda/attend_codes.cuh"
 #include "kvc/cuda/attend_kernel.cuh"
 
 namespace kvc::inline v0_1::cuda {
@@ -129,6 +130,13 @@ constexpr bool takes_bytes(const device_limits& device) {
   return false;
 }
 
+/// Whether few queries are attended by warps of their own, with codes as operands.
+template <class Spec>
+constexpr bool takes_codes(const device_limits& device) {
+  if constexpr (attend_shape<Spec>::has_codes) return code_block<Spec, float>::bytes + 2048 <= device.shared_bytes;
+  return false;
+}
+
 template <class Spec, class T, int Queries>
 status launch_attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds,
                      const attend_plan& plan, int slot, rows_view<const T> q, const attend_params& params,
@@ -154,6 +162,19 @@ status launch_bytes(const cache_view<Spec>& view, const step_view& step, const s
                 results);
 }
 
+/// The same by warps of their own, for few queries.
+template <class Spec, class T>
+status launch_codes(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds,
+                    const attend_plan& plan, int slot, rows_view<const T> q, const attend_params& params,
+                    const attend_results& results, cudaStream_t stream) {
+  using block = code_block<Spec, T>;
+  static_assert(block::queries == attend_shape<Spec>::few);
+  const int64 blocks = static_cast<int64>(bounds.sequences) * view.model.stored_heads() * plan.query_blocks;
+  return launch(attend_codes_kernel<Spec, T>, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(plan.splits)),
+                block::threads, block::bytes, stream, "attend", view, step, bounds, slot, plan.query_blocks, q, params,
+                results);
+}
+
 }  // namespace detail
 
 /// Attends the step's queries over the layer's slot: row i of a sequence sees the rows up to its own position. Enqueues
@@ -164,8 +185,9 @@ status launch_bytes(const cache_view<Spec>& view, const step_view& step, const s
 /// logarithm, -inf where a query sees nothing (its output is zero). All pointers are the device's; workspace:
 /// attend_workspace_bytes of these bounds and this device; it and a table of angles are aligned to 16 bytes, q,
 /// out, lse and sinks to their elements, else the answer is misaligned. Products are bf16 with fp32 sums; where rows
-/// are stored in fp32, two bf16 for each factor. Latents in 4-bit codes meet queries in bytes on Hopper (route tells),
-/// unless params.fp32_products.
+/// are stored in fp32, two bf16 for each factor. Latents in 4-bit codes meet queries in bytes on Hopper, keys and
+/// values in codes of 2, 4 or 8 bits few queries in two bytes and weights in fp16 (route tells), unless
+/// params.fp32_products.
 template <class Spec, class T>
 status attend(const cache_view<Spec>& view, const step_view& step, const step_bounds& bounds, int layer,
               rows_view<const T> q, rows_view<float> out, float* lse, const attend_params& params, void* workspace,
@@ -209,6 +231,11 @@ status attend(const cache_view<Spec>& view, const step_view& step, const step_bo
       if constexpr (shape::most_byte_queries > 32) {
         if (queries > 32) launched = launch.template operator()<shape::most_byte_queries>();
       }
+    }
+  }
+  if constexpr (shape::has_codes) {
+    if (detail::takes_codes<Spec>(device) && plan.queries == shape::few && !params.fp32_products) {
+      launched = detail::launch_codes<Spec, T>(view, step, present, plan, slot, q, params, results, stream);
     }
   }
   if (launched == status::unsupported) {

@@ -18,6 +18,15 @@ struct device_limits {
 
 namespace detail {
 
+/// Whether codes of a stream of keys or values are operands as they lie (attend_codes.cuh): pairs of matrices of 16
+/// bytes to a row, and no group that shares one with another.
+template <class Codec, int Width>
+inline constexpr bool has_code_operands = false;
+template <int Bits, int Group, quant::grid Grid, quant::scale_type Type, int Width>
+inline constexpr bool has_code_operands<quant::integer<Bits, Group, Grid, quant::per_token, Type>, Width> =
+    (Bits == 2 || Bits == 4 || Bits == 8) && Width % max_of(64, 256 / Bits) == 0 && Width <= 256 &&
+    (Group >= Width || Group % max_of(32, 128 / Bits) == 0);
+
 /// Compile-time sizes of an attend over a composition.
 template <class Spec>
 struct attend_shape {
@@ -58,6 +67,14 @@ struct attend_shape {
   static constexpr int byte_queries(int64 queries) {
     return queries <= 16 ? 16 : queries <= 32 ? 32 : most_byte_queries;
   }
+
+  /// Whether few queries of keys and values in codes are attended by warps of their own (attend_codes.cuh), in so many
+  /// blocks at a time.
+  static constexpr bool has_codes = !is_latent && !Spec::has_tail && !first::is_deferred &&
+                                    Spec::tokens_per_page % 16 == 0 &&
+                                    has_code_operands<typename first::codec, first::width> &&
+                                    has_code_operands<typename second::codec, second::width>;
+  static constexpr int code_blocks = max_of(first::width, second::width) <= 128 ? 2 : 1;
 
   /// Blocks of few queries that a multiprocessor holds at a time, about: what splits aim to fill.
   static constexpr int blocks = tile_pitch * limbs > 256 ? 1 : !first::is_deferred ? 5 : turning<first>::exists ? 4 : 3;
@@ -100,9 +117,10 @@ constexpr attend_plan plan_attend(const extents<Spec>& model, const step_bounds&
       device.has_warpgroups ? ceil_div<int64>(queries, shape::byte_queries(queries)) : plan.query_blocks;
   const int64 blocks = bounds.sequences * model.stored_heads() * (shape::is_latent ? query_blocks : plan.query_blocks);
   const int64 tiles = ceil_div<int64>(bounds.max_length, shape::tile_rows);
-  const int64 at_once = shape::blocks * device.multiprocessors;
+  const bool by_codes = shape::has_codes && plan.queries == shape::few;
+  const int64 at_once = (by_codes ? shape::code_blocks : shape::blocks) * device.multiprocessors;
   int64 wanted = max_of<int64>(1, at_once / max_of<int64>(blocks, 1));
-  if (shape::first::is_deferred) wanted = full_waves(max_of<int64>(blocks, 1), at_once, wanted, tiles / 16);
+  if (shape::first::is_deferred || by_codes) wanted = full_waves(max_of<int64>(blocks, 1), at_once, wanted, tiles / 16);
   const int64 most = min_of<int64>(wanted, most_splits);
   if (shape::is_latent) {  // whole rounds of two teams (byte_block.cuh)
     const int64 of_split = max_of<int64>(2, round_up<int64>(ceil_div(tiles, most), 2));

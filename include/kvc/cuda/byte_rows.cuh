@@ -6,7 +6,7 @@
 #include "kvc/attention/mask.hpp"
 #include "kvc/cache/rows.hpp"
 #include "kvc/cuda/attend_spans.cuh"
-#include "kvc/cuda/mma.cuh"
+#include "kvc/cuda/row_copy.cuh"
 #include "kvc/cuda/team.cuh"
 #include "kvc/quant/quant.hpp"
 
@@ -158,30 +158,6 @@ struct byte_tiles {
     return __shfl_sync(~0u, c.blocks, c.steps);
   }
 
-  /// The warp's part of one stream's codes or constants, in pieces of 16 bytes: RowBytes per row, Pitch apart in shared
-  /// memory.
-  template <int RowBytes, int Pitch>
-  struct rows_copy {
-    static constexpr int pieces = RowBytes;  ///< of 16 rows
-    KVC_HD static constexpr int target(int i) { return RowBytes >= 16 ? i / RowBytes * Pitch + i % RowBytes : i; }
-
-    static constexpr int lane_pieces = ceil_div(pieces, 32);
-    /// Lanes take pieces lane, lane + 32, ...: the i-th of them.
-    __device__ static void piece(bool wanted, int i, const byte* from, byte* to, int lane) {
-      if ((i + 1) * 32 > pieces) wanted = wanted && i * 32 + lane < pieces;
-      byte* target_at =
-          512 % RowBytes == 0 ? to + target(16 * lane) + target(512 * i) : to + target(512 * i + 16 * lane);
-      copy_async_if(wanted, target_at, from + 512 * i + 16 * lane);
-    }
-    /// Rows [low, high) of them.
-    __device__ static void some(int low, int high, const byte* from, byte* to, int lane) {
-#pragma unroll 1
-      for (int i = 16 * lane; i < 16 * pieces; i += 512) {
-        const int last = (i + 15) / RowBytes;  // constants of several rows share a piece
-        if (last >= low && i / RowBytes < high) copy_async<16>(to + target(i), from + i);
-      }
-    }
-  };
   using latent_copy = rows_copy<latent::row_bytes, pitch>;
   using key_copy = rows_copy<key::row_bytes, pitch>;
   using latent_constants_copy = rows_copy<latent::group_bytes, latent::group_bytes>;

@@ -85,6 +85,14 @@ constexpr route_answer bytes_route(int64 queries) {
   return {status::ok, byte_words<Spec, shape::most_byte_queries>::kernel.c_str(), why};
 }
 
+/// By warps of their own, with codes as operands.
+template <class Spec>
+struct code_words {
+  static constexpr text kernel = text("attend_codes_kernel, ") + text(attend_shape<Spec>::few) +
+                                 text(" queries x 16 rows per warp: codes as they lie; merge_kernel") +
+                                 text(is_direct<Spec>(1) ? " where rows are split" : "");
+};
+
 template <class Spec, int Queries>
 constexpr route_answer attend_route(const device_limits& device) {
   if (attend_layout<Spec, Queries>::bytes > device.shared_bytes) {
@@ -174,6 +182,13 @@ constexpr route_answer route(operation op, int64 queries = 1, const device_limit
     case operation::attend:
       if constexpr (detail::byte_shape<Spec>::exists) {
         if (detail::takes_bytes<Spec>(device)) return detail::bytes_route<Spec>(queries);
+      }
+      if constexpr (shape::has_codes) {
+        if (detail::takes_codes<Spec>(device) && shape::block_queries(queries) == shape::few) {
+          return {
+              status::ok, detail::code_words<Spec>::kernel.c_str(),
+              "codes are operands: queries are two bytes, weights fp16, scores and weights take scales and offsets"};
+        }
       }
       if (shape::block_queries(queries) == shape::few) return detail::attend_route<Spec, shape::few>(device);
       return detail::attend_route<Spec, shape::many>(device);

@@ -225,12 +225,6 @@ __device__ inline void store_matrices_transposed(void* column, const uint32 (&r)
                : "memory");
 }
 
-/// Two fp32 as fp16, rounded to nearest even, the first in the low half.
-__device__ inline uint32 pack_half(float low, float high) {
-  uint32 packed;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
 /// Two fp16 as bf16.
 __device__ inline uint32 half_to_bf16(uint32 packed) {
   float low;

@@ -113,9 +113,9 @@ struct code_warp {
 
   __device__ void take_queries(const float* folded, int pitch, const float* shifts);
   __device__ void score(const byte* staged, float (&s)[2][2]) const;
-  __device__ static void hide_not_finite(float (&s)[2][2], float2 (&constants)[2][value::groups]);
+  __device__ void hide_not_finite(const float (&s)[2][2], float2 (&constants)[2][value::groups], float (&largest)[2]);
   __device__ void raise(const float (&s)[2][2], const float (&scale)[2]);
-  __device__ void sum(const byte* staged, float (&s)[2][2]);
+  __device__ void sum(const byte* staged, const float (&s)[2][2]);
 };
 
 /// The queries [queries][pitch] in the stored space, in units of log 2, of which this thread rounds a quarter of one.
@@ -255,27 +255,31 @@ __device__ void code_warp<Spec>::raise(const float (&s)[2][2], const float (&sca
   }
 }
 
-/// Rows whose constants are not finite: NaN for the queries that see them, by their scores, and nothing to others.
+/// Groups whose constants are not finite: NaN for the queries that see the row, by the sums of offsets, and nothing to
+/// others.
 template <class Spec>
-__device__ void code_warp<Spec>::hide_not_finite(float (&s)[2][2], float2 (&constants)[2][value::groups]) {
+__device__ void code_warp<Spec>::hide_not_finite(const float (&s)[2][2], float2 (&constants)[2][value::groups],
+                                                 float (&largest)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    bool finite = true;
+    largest[r] = least_scale;
 #pragma unroll
-    for (int g = 0; g < value::groups; ++g) finite = finite && is_finite(constants[r][g].x + constants[r][g].y);
-    if (finite) continue;
+    for (int g = 0; g < value::groups; ++g) {
+      if (!is_finite(constants[r][g].x + constants[r][g].y)) {
+        constants[r][g] = make_float2(0, 0);
 #pragma unroll
-    for (int g = 0; g < value::groups; ++g) constants[r][g] = make_float2(0, 0);
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      if (s[r][e] != -infinity()) s[r][e] = quiet_nan();
+        for (int e = 0; e < 2; ++e) {
+          if (s[r][e] != -infinity()) offsets[g][e] = quiet_nan();
+        }
+      }
+      largest[r] = fmaxf(largest[r], constants[r][g].x);
     }
   }
 }
 
 /// Adds the staged rows with the weights of these scores, in units of log 2: -inf where a query does not see a row.
 template <class Spec>
-__device__ void code_warp<Spec>::sum(const byte* staged, float (&s)[2][2]) {
+__device__ void code_warp<Spec>::sum(const byte* staged, const float (&s)[2][2]) {
   float2 constants[2][value::groups];
   float largest[2];
   float not_finite = 0;  // NaN if any is
@@ -297,7 +301,7 @@ __device__ void code_warp<Spec>::sum(const byte* staged, float (&s)[2][2]) {
   weigh();
   const float top = fmaxf(fmaxf(p[0][0], p[0][1]) * largest[0], fmaxf(p[1][0], p[1][1]) * largest[1]);
   if (__any_sync(~0u, !(top + not_finite <= grown_weight))) {
-    hide_not_finite(s, constants);
+    hide_not_finite(s, constants, largest);
     raise(s, largest);
     weigh();
   }

@@ -17,7 +17,7 @@ namespace kvc::inline v0_1::cuda::detail {
 ///   channel(position)            which of a chunk's 16 channels lies at a position (0 to 15) of what load gives
 ///   load(row_codes, channel, w)  u + above of the chunk [channel, channel + 16), as bf16 pairs
 ///   constants(at, group)         {scale, offset}, where there are groups
-/// Groups are whole pairs of chunks. Other codecs decode to fp32 and round.
+/// Groups are of equal length, whole pairs of chunks. Other codecs decode to fp32 and round.
 template <class Codec, int Width>
 struct unit_codes {
   static constexpr bool exists = false;
@@ -110,7 +110,7 @@ template <int Bits, int Group, quant::grid Grid, quant::scale_type Type, int Wid
 requires(Width % 16 == 0 &&
          (Group >= Width ||
           (Group % 32 == 0 &&
-           Width % 32 == 0))) struct unit_codes<quant::integer<Bits, Group, Grid, quant::per_token, Type>, Width> {
+           Width % Group == 0))) struct unit_codes<quant::integer<Bits, Group, Grid, quant::per_token, Type>, Width> {
   using codec = quant::integer<Bits, Group, Grid, quant::per_token, Type>;
   static constexpr bool exists = true;
   static constexpr int groups = codec::template groups<Width>;
@@ -197,7 +197,7 @@ requires(Width % 16 == 0) struct unit_codes<quant::none<bf16>, Width> {
 template <int Group, quant::scale_type Type, int Width>
 requires(Width % 16 == 0 &&
          (Group == 0 || Group >= Width ||
-          (Group % 32 == 0 && Width % 32 == 0))) struct unit_codes<quant::fp8_e4m3<Group, Type>, Width> {
+          (Group % 32 == 0 && Width % Group == 0))) struct unit_codes<quant::fp8_e4m3<Group, Type>, Width> {
   using codec = quant::fp8_e4m3<Group, Type>;
   static constexpr bool exists = true;
   static constexpr int groups = Group == 0 ? 0 : codec::template groups<Width>;

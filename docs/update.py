@@ -148,11 +148,12 @@ def siblings(root, folder):
 
 
 def trained(root, folder, size, millions, word=""):
-    """Runs that differ in nothing but their seed, the lowest loss first."""
+    """Runs that differ in nothing but their seed, the lowest loss first; word: what their recipes say, `a+!b`: a and not b."""
     runs = json.loads((root / folder / "summary.json").read_text(encoding="utf-8"))
     groups = {}
     for run in runs:
-        if run["finished"] and run["size"] == size and round(run["tokens"] / 1e6) == int(millions) and word in run["recipe"]:
+        fits = all((w.lstrip("!") in run["recipe"]) != w.startswith("!") for w in word.split("+"))
+        if run["finished"] and run["size"] == size and round(run["tokens"] / 1e6) == int(millions) and fits:
             groups.setdefault((run["variant"], run["idea"], run["learning_rate"], run["data"], run["recipe"]), []).append(run)
     lines = ["| cache | with | bytes per token and layer | of MHA | rate | seeds | loss, nats | deviation | copied | passkeys |",
              "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]

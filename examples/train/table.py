@@ -45,8 +45,8 @@ def runs(folder):
             end = end if ended else {}  # a training loss is no held-out loss
             recipe, config, plain = start["recipe"], start["config"], plain_config(start)
             idea = {k: config[k] for k in IDEAS if k in config and config[k] != (config["bits"] if k == "rotary_bits" else plain[k])}
-            idea |= {k: recipe[k] for k in ("grid_from", "grid_full", "after") if recipe.get(k)}
-            idea |= {"others_rate": recipe["others_rate"]} if recipe.get("others_rate", 1) != 1 else {}
+            idea |= {k: recipe[k] for k in ("grid_from", "grid_full", "fan_in_power", "after") if recipe.get(k)}
+            idea |= {k: recipe[k] for k in ("others_rate", "writer_rate") if recipe.get(k, 1) != 1}
             seen = [line for line in lines if line["event"] == "train"]
             found.append(dict(
                 name=name[:-len(".jsonl")], variant=start["variant"], size=start["size"], seed=recipe["seed"],
@@ -58,6 +58,7 @@ def runs(folder):
                 finished=ended and end["finished"], diverged=ended and end["diverged"],
                 data=start["data"], recipe="".join(f", {words}" for words, used in (
                     ("every row once per epoch", recipe.get("epochs")), ("numbers", recipe.get("numbers")),
+                    (f"exercises falling by {recipe.get('exercises_fall', 0):.0%}", recipe.get("exercises_fall")),
                     ("muon", recipe.get("optimizer") == "muon")) if used),
                 device=start["device"], date=start["date"], by_position=end.get("by_position"), curve=[
                     (line["tokens"], line["loss"]) for line in seen]))
@@ -87,7 +88,7 @@ def groups(all_runs):
         if run["finished"]:
             key = (run["size"], run["tokens"], run["exercises"], source(run), run["variant"], run["idea"], run["learning_rate"])
             alike = found.setdefault(key, [])
-            if alike and alike[0]["bytes_per_token_per_layer"] != run["bytes_per_token_per_layer"]:
+            if any(run["seed"] == r["seed"] or run["bytes_per_token_per_layer"] != r["bytes_per_token_per_layer"] for r in alike):
                 raise ValueError(f"{alike[0]['name']} and {run['name']} would count as seeds of one another")
             alike.append(run)
     return found

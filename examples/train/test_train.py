@@ -330,6 +330,13 @@ class TheRun(unittest.TestCase):
                 parts = ("key_value",) if block == "mha" else ("down",)
                 self.assertEqual(slow, {p for n, p in model.named_parameters() if n.split(".")[-2] in parts})
                 self.assertEqual(sum(len(g["params"]) for g in groups), len(list(model.parameters())))
+        model = Model(tiny("clla-int4"))
+        _, muon = train.optimizers_of(model, train.Recipe(optimizer="muon", fan_in_power=0.5), "cpu")
+        shares = {p: g["share"] for g in muon.param_groups for p in g["params"]}
+        self.assertAlmostEqual(shares[model.layers[0].attention.up_key.weight], (32 / 16) ** 0.5)
+        self.assertAlmostEqual(shares[model.layers[0].attention.out.weight], (32 / 64) ** 0.5)
+        with self.assertRaisesRegex(ValueError, "for Muon"):
+            train.optimizers_of(model, train.Recipe(fan_in_power=0.5), "cpu")
 
     def test_siblings_see_the_same_text(self):
         text = torch.arange(5000, dtype=torch.int16)

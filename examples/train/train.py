@@ -44,6 +44,7 @@ class Recipe:
     numbers: bool = False  # half of those rows have notes with numbers instead, each of which comes again
     others_rate: float = 1.0  # of the rate, for what Muon leaves to AdamW: the embedding and the norms' weights
     writer_rate: float = 1.0  # of the rate, for the matrices that make what is stored
+    fan_in_power: float = 0.0  # Muon's steps times (width / columns) to this power: 0.5 makes outputs move alike
     epochs: bool = False  # every row of the text once per epoch, in random order, instead of rows from random places
     grid_from: float = 0.0  # quantization is blended in between these shares of the steps
     grid_full: float = 0.0
@@ -136,12 +137,17 @@ def optimizers_of(model, recipe, device):
         raise ValueError(f"unknown optimizer {recipe.optimizer!r}: adamw or muon")
     if recipe.optimizer == "adamw" and recipe.others_rate != 1:
         raise ValueError("others_rate is for what Muon leaves to AdamW: with adamw there are no others")
-    inner = {name: p for name, p in model.named_parameters() if p.dim() == 2 and name != "embedding.weight"}
-    writing = [name for name in inner if {"down", "write", "key_value"} & set(name.split("."))]
-    matrices = [dict(params=[p for name, p in inner.items() if name not in writing], weight_decay=recipe.weight_decay),
-                dict(params=[inner[name] for name in writing], weight_decay=recipe.weight_decay, share=recipe.writer_rate)]
-    vectors = [p for p in model.parameters() if p.dim() != 2]
     muon = recipe.optimizer == "muon"
+    if not muon and recipe.fan_in_power:
+        raise ValueError("fan_in_power is for Muon's steps")
+    matrices = {}  # by their share of the rate
+    for name, p in model.named_parameters():
+        if p.dim() == 2 and name != "embedding.weight":
+            share = recipe.writer_rate if {"down", "write", "key_value"} & set(name.split(".")) else 1.0
+            share *= (model.config.width / p.shape[1]) ** recipe.fan_in_power
+            matrices.setdefault(share, []).append(p)
+    matrices = [dict(params=some, weight_decay=recipe.weight_decay, share=share) for share, some in matrices.items()]
+    vectors = [p for p in model.parameters() if p.dim() != 2]
     groups = [dict(params=[model.embedding.weight], weight_decay=recipe.weight_decay, share=recipe.others_rate),
               dict(params=vectors, weight_decay=0.0, share=recipe.others_rate)] + ([] if muon else matrices)
     adamw = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), eps=1e-8, fused=device == "cuda")
